@@ -1,0 +1,1 @@
+"""Which images to calibrate on, the ranges they give, the calibration table."""

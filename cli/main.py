@@ -1,0 +1,35 @@
+"""Entry point of the ``segc`` command: one line a verb. Verb modules import torch, mmseg and the like only when they run."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="segc",
+    help="Compress a semantic-segmentation network for an edge device, and prove what it lost on the way.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"segc {version('segc')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    show_version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    """Compress a semantic-segmentation network for an edge device, and prove what it lost on the way."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,1 @@
+"""mmseg configs (model x dataset) and recipes; installed with the package."""

@@ -1,0 +1,1 @@
+"""Network -> deploy graph (ONNX) -> precision passes."""

@@ -1,0 +1,1 @@
+"""Recipes: one whole compression run as checked YAML, resumable, each stage keyed by content hashes."""

@@ -1,0 +1,98 @@
+"""The pipeline contract: everything outside the weights that decides the class map. It exists once, in the bundle.
+
+The same JSON is stored in the ONNX file's metadata (key ``segc.contract``), so that a bare ``.onnx`` says what it is.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+CONTRACT_KEY = "segc.contract"
+
+Size = tuple[int, int]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Resize(_Strict):
+    """How the image becomes the network's input, as mmseg's ``Resize`` does it (bilinear, half-pixel centres).
+
+    mode: ``none`` (network sees the image's own size), ``stretch`` (to ``size``), ``keep_ratio`` (the largest scale at which the
+        image fits into ``size`` in either orientation: mmcv's ``rescale_size``).
+    size: (height, width); for ``keep_ratio`` the bounding box.
+    in_graph: True when the deploy graph does it; False when the host does it (slide inference).
+    """
+
+    mode: Literal["none", "stretch", "keep_ratio"] = "none"
+    size: Size | None = None
+    in_graph: bool = True
+
+    @model_validator(mode="after")
+    def _size_when_needed(self) -> Resize:
+        if (self.size is None) != (self.mode == "none"):
+            raise ValueError(f"resize mode {self.mode!r} with size {self.size}: 'none' takes no size, the others need one")
+        return self
+
+
+class Inference(_Strict):
+    """``whole``: one pass over the image. ``slide``: windows of ``crop_size`` every ``stride`` (height, width), logits averaged."""
+
+    mode: Literal["whole", "slide"] = "whole"
+    crop_size: Size | None = None
+    stride: Size | None = None
+
+    @model_validator(mode="after")
+    def _windows_when_slide(self) -> Inference:
+        needed = self.mode == "slide"
+        if needed != (self.crop_size is not None) or needed != (self.stride is not None):
+            raise ValueError(f"inference mode {self.mode!r} with crop_size {self.crop_size}, stride {self.stride}")
+        return self
+
+
+class Contract(_Strict):
+    """What the deploy graph takes and gives.
+
+    The graph's input ``images`` is uint8 NHWC, RGB; (batch, height, width), None where that axis is dynamic. Its output is
+    ``class_map`` (uint8, or int32 above 256 classes; N,H,W), ``logits`` or ``probabilities`` (float32 N,K,H,W), always at the input's
+    height and width. ``mean``/``std`` are per RGB channel on the 0..255 scale and are applied inside the graph.
+    """
+
+    classes: list[str]
+    palette: list[tuple[int, int, int]]
+    ignore_index: int = 255
+    batch: int | None = 1
+    height: int | None
+    width: int | None
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: Resize = Field(default_factory=Resize)
+    size_divisor: int = 1
+    inference: Inference = Field(default_factory=Inference)
+    output: Literal["argmax", "logits", "probabilities"] = "argmax"
+    align_corners: bool = False
+
+    @model_validator(mode="after")
+    def _one_colour_a_class(self) -> Contract:
+        if len(self.classes) != len(self.palette):
+            raise ValueError(f"{len(self.classes)} classes but {len(self.palette)} palette colours")
+        return self
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return len(self.classes)
+
+    @property
+    def class_dtype(self) -> np.dtype:
+        """dtype of a class map: uint8 up to 256 classes, int32 above."""
+        return np.dtype(np.uint8 if self.num_classes <= 256 else np.int32)
+
+    @property
+    def static_size(self) -> Size | None:
+        """(height, width) of a static graph, None when either is dynamic."""
+        return None if self.height is None or self.width is None else (self.height, self.width)

@@ -1,0 +1,1 @@
+"""Training, thin over mmengine's Runner."""

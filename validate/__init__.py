@@ -1,0 +1,1 @@
+"""Metrics, comparison, and the accuracy-drop report."""
