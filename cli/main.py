@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from importlib import metadata
 from typing import Annotated
 
 import typer
@@ -19,13 +19,13 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"segc {version('segc')}")
+        typer.echo(f"segc {metadata.version('segc')}")
         raise typer.Exit
 
 
 @app.callback()
 def _root(
-    show_version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """Compress a semantic-segmentation network for an edge device, and prove what it lost on the way."""
 

@@ -1,12 +1,12 @@
 """The bundle: a folder that holds a deploy graph per precision, the pipeline contract, provenance and results.
 
-    bundle/
-        bundle.json            Manifest (this module)
-        model.onnx             fp32 deploy graph
-        model.int8.onnx        other precisions, one file each
-        calibration.json       calibration table, when there is one
-        results/*.json         what was measured (validation, benchmark)
-        report/                report.html, report.md, report.json
+bundle/
+    bundle.json            Manifest (this module)
+    model.onnx             fp32 deploy graph
+    model.int8.onnx        other precisions, one file each
+    calibration.json       calibration table, when there is one
+    results/*.json         what was measured (validation, benchmark)
+    report/                report.html, report.md, report.json
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from segc.core.errors import UserError, nearest
 from segc.core.files import read_json, sha256_file, write_json
-from segc.runtime.contract import Contract
+from segc.core.contract import Contract
 
 SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
