@@ -16,9 +16,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from segc.core.contract import Contract
 from segc.core.errors import UserError, nearest
 from segc.core.files import read_json, sha256_file, write_json
-from segc.core.contract import Contract
 
 SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
