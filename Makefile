@@ -1,6 +1,6 @@
 # make demo   set up, then run the main job: train, export, calibrate, int8, validate, benchmark, report
 # make test   set up, then lint, type-check and run the tests
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
