@@ -45,7 +45,7 @@ bench: setup
 
 wheel: setup
 	rm -rf dist && $(BIN)/python -m build --wheel -q
-	tests/wheel/try_wheel.sh $(PYTHON)
+	tests/wheel/try_wheel.sh $(PYTHON) $(BIN)/python
 
 clean:
 	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
