@@ -1,0 +1,222 @@
+"""A network = config + weights + class names + palette: building it, filling it, storing it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from segc.core.errors import UserError
+from segc.core.files import atomic_path
+from segc.models.checkpoint import Checkpoint, Palette, as_palette, read_checkpoint
+from segc.models.config import encode_config, load_config, without_pretrained
+
+__all__ = ["Network", "build_model", "load_config", "load_network", "quietly", "save_network"]
+
+FORMAT = "segc.network.1"
+_AUXILIARY = "auxiliary_head."
+_OPTIONAL = ("num_batches_tracked",)
+
+
+@dataclass
+class Network:
+    """A built network (eval mode, CPU), its config, class names and palette (RGB)."""
+
+    model: nn.Module
+    cfg: Config
+    classes: list[str]
+    palette: Palette
+
+
+def load_network(
+    config: str | Path | Config | None,
+    weights: str | Path | None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+    random_weights: bool = False,
+    seed: int = 0,
+) -> Network:
+    """Build the network of ``config`` and fill it with ``weights``; nothing is downloaded and no code of a checkpoint is run.
+
+    Args:
+        config: as for ``load_config``; None takes the config that the checkpoint carries.
+        weights: ``.safetensors`` of ``save_network``, an mmengine or mmseg 0.x ``.pth``, or a plain state dict.
+        overrides: dotted config keys -> values.
+        classes: class names, over those of the checkpoint and of the config's dataset.
+        random_weights: build with random weights (``weights`` None): for benchmarks, where the answer does not matter.
+        seed: of the random weights.
+
+    Raises:
+        UserError: config or weights are missing, unsafe, or do not belong together.
+    """
+    checkpoint = _checkpoint(weights, random_weights)
+    source = config if config is not None or checkpoint is None else checkpoint.config
+    if source is None:
+        raise UserError(f"{weights or 'this network'} carries no config.", "Name the config too.")
+    cfg = load_config(source, overrides)
+    model = build_model(cfg, seed)
+    if checkpoint is not None:
+        _fill(model, checkpoint)
+    names, palette = _classes_and_palette(cfg, checkpoint, classes)
+    expected = int(_last_head(model).num_classes)
+    if len(names) != expected:
+        raise UserError(
+            f"the network has {expected} classes, but {len(names)} class names were found ({', '.join(names[:3])}...).",
+            "Set metainfo=dict(classes=..., palette=...) in the config's test_dataloader.dataset.",
+        )
+    return Network(model, cfg, names, palette)
+
+
+def save_network(network: Network, path: Path | str) -> None:
+    """Write weights, config, class names and palette into one ``.safetensors`` file, atomically.
+
+    Raises:
+        UserError: the file cannot be written, or the config holds objects.
+    """
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(encode_config(network.cfg)),
+        "classes": json.dumps(network.classes),
+        "palette": json.dumps(network.palette),
+    }
+    # Copies: safetensors refuses tensors that share memory.
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.model.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(state, temporary, metadata)
+
+
+def build_model(cfg: Config, seed: int = 0) -> nn.Module:
+    """The network of a config with random weights, in eval mode on the CPU; SyncBN becomes BN. Nothing is downloaded.
+
+    Raises:
+        UserError: the config names an unknown module or argument, or one that this installation cannot build.
+    """
+    from mmengine.model import revert_sync_batchnorm
+
+    model_cfg = without_pretrained(cfg.model)
+    with quietly(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _build(model_cfg, cfg.get("default_scope", "mmseg"))
+        return revert_sync_batchnorm(model).eval()
+
+
+def _build(model_cfg: Any, scope: str) -> nn.Module:
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import MODELS
+
+    init_default_scope(scope)
+    try:
+        return MODELS.build(model_cfg)
+    except (ImportError, ModuleNotFoundError) as error:
+        raise UserError(f"this network needs {getattr(error, 'name', None) or error}, which this installation lacks.") from error
+    except KeyError as error:
+        raise UserError(f"the config names an unknown module: {str(error.args[0]).partition('. ')[0]}.") from error
+    except (TypeError, ValueError, AssertionError, AttributeError) as error:
+        raise UserError(f"the config's model cannot be built: {error}.") from error
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Mute what mmseg prints and warns while its modules are imported and built: optional packages and loss options."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _last_head(model: Any) -> Any:
+    """The head that predicts: the last one of a cascade."""
+    return model.decode_head[-1] if isinstance(model.decode_head, nn.ModuleList) else model.decode_head
+
+
+def _checkpoint(weights: str | Path | None, random_weights: bool) -> Checkpoint | None:
+    if weights is not None and random_weights:
+        raise UserError(f"weights {weights} and random weights exclude each other.")
+    if weights is None and not random_weights:
+        raise UserError("no weights were given.", "Add --weights FILE.")
+    return read_checkpoint(weights) if weights is not None else None
+
+
+def _fill(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Load the tensors; the auxiliary head, which only training uses, may be absent on either side."""
+    own = model.state_dict()
+    given = {name: tensor for name, tensor in checkpoint.state.items() if name in own or not name.startswith(_AUXILIARY)}
+    missing = [name for name in own if name not in given and not name.endswith(_OPTIONAL)]
+    if missing and all(name.startswith(_AUXILIARY) for name in missing):
+        del model.auxiliary_head
+        missing = []
+    unexpected = [name for name in given if name not in own]
+    reshaped = [name for name in given if name in own and given[name].shape != own[name].shape]
+    if missing or unexpected or reshaped:
+        raise UserError(_mismatch(checkpoint, own, missing, unexpected, reshaped), "Give the config these weights were trained with.")
+    model.load_state_dict(given, strict=False)
+
+
+def _mismatch(checkpoint: Checkpoint, own: dict[str, Tensor], missing: list[str], unexpected: list[str], reshaped: list[str]) -> str:
+    counts = ((missing, "missing"), (unexpected, "unexpected"), (reshaped, "of another shape"))
+    told = ", ".join(f"{len(names)} {what}" for names, what in counts if names)
+    shapes = [f"{name} {tuple(checkpoint.state[name].shape)} instead of {tuple(own[name].shape)}" for name in reshaped]
+    examples = "; ".join([*shapes, *missing, *unexpected][:3])
+    looks = f"The checkpoint looks like {_looks(checkpoint.state)}; the config builds {_looks(own)}."
+    return f"{checkpoint.path} holds the weights of another network: {told} of {len(own)} tensors ({examples}). {looks}"
+
+
+def _looks(state: dict[str, Tensor]) -> str:
+    """A few words on a state dict: number of tensors, parameters and classes."""
+    heads = [tensor for name, tensor in state.items() if name.endswith("conv_seg.weight") and not name.startswith(_AUXILIARY)]
+    classes = f", {heads[-1].shape[0]} classes" if heads else ""
+    millions = sum(tensor.numel() for tensor in state.values()) / 1e6
+    return f"{len(state)} tensors, {millions:.2f} M values{classes}"
+
+
+def _classes_and_palette(cfg: Config, checkpoint: Checkpoint | None, classes: Sequence[str] | None) -> tuple[list[str], Palette]:
+    own_classes, own_palette = _dataset_meta(cfg)
+    names = list(classes or (checkpoint.classes if checkpoint else None) or own_classes or [])
+    if not names:
+        raise UserError(
+            "neither the checkpoint nor the config's dataset names the classes.",
+            "Set metainfo=dict(classes=..., palette=...) in the config's test_dataloader.dataset.",
+        )
+    candidates = [checkpoint.palette if checkpoint else None, own_palette]
+    return names, next((colours for colours in candidates if colours and len(colours) == len(names)), default_palette(len(names)))
+
+
+def _dataset_meta(cfg: Config) -> tuple[list[str] | None, Palette | None]:
+    """Classes and palette of the config's dataset: its ``metainfo`` over those of its type."""
+    dataset = next((cfg[key].get("dataset") for key in ("test_dataloader", "val_dataloader", "train_dataloader") if cfg.get(key)), None)
+    while isinstance(dataset, Mapping) and "dataset" in dataset:
+        dataset = dataset["dataset"]
+    if not isinstance(dataset, Mapping):
+        return None, None
+    info: dict[str, Any] = {**_type_meta(dataset.get("type")), **(dataset.get("metainfo") or {})}
+    classes = info.get("classes")
+    return (list(classes) if classes else None), as_palette(info.get("palette"))
+
+
+def _type_meta(kind: Any) -> dict[str, Any]:
+    with quietly():
+        from mmseg.registry import DATASETS
+
+        found = DATASETS.get(kind) if isinstance(kind, str) else kind
+    return dict(getattr(found, "METAINFO", {}))
+
+
+def default_palette(count: int) -> Palette:
+    """``count`` distinct RGB colours: PASCAL VOC's bit-interleaved colour map, black first."""
+    return [_voc_colour(index) for index in range(count)]
+
+
+def _voc_colour(index: int) -> tuple[int, int, int]:
+    channels = [sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8)) for channel in range(3)]
+    return channels[0], channels[1], channels[2]
