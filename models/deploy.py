@@ -1,0 +1,127 @@
+"""The deployed function as a torch module: uint8 image in, class map out, equal to mmseg's own test path."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segc.core.contract import Contract, Size
+from segc.models.contract import contract_from_config, network_size
+
+__all__ = ["DeployModule", "contract_from_config", "network_size"]
+
+
+class DeployModule(nn.Module):
+    """Preprocessing, network and postprocessing of a contract in one module.
+
+    forward: ``images`` uint8 (N, H, W, 3), RGB -> class map (N, H, W) uint8 (int32 above 256 classes), or float32 logits or
+    probabilities (N, K, H, W), at the images' own size. It follows mmseg's ``EncoderDecoder.predict``: the logits are resized to the
+    network's input, the padding is cut off, then they are resized to the image. A slide contract makes it the function
+    of one window. A head with one channel (K = 2) gives logits (0, z - logit(threshold)), whose argmax is mmseg's
+    ``sigmoid(z) > threshold``, and probabilities (1 - sigmoid(z), sigmoid(z)).
+
+    Args:
+        model: an mmseg ``EncoderDecoder`` (or a cascade) in eval mode.
+        contract: what to do before and after it.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, contract: Contract) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.contract = contract
+        preprocessor: Any = model.data_preprocessor
+        self.bgr = not preprocessor._channel_conversion
+        self.normalises = contract.mean != (0.0,) * 3 or contract.std != (1.0,) * 3
+        order = slice(None, None, -1 if self.bgr else 1)
+        self.register_buffer("mean", torch.tensor(contract.mean[order]).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(contract.std[order]).view(1, 3, 1, 1))
+        test = getattr(preprocessor, "test_cfg", None) or {}
+        self.pad_value = float(getattr(preprocessor, "pad_val", 0))
+        self.pad_size: Size | None = tuple(test["size"]) if test.get("size") else None
+        head: Any = model.decode_head[-1] if isinstance(model.decode_head, nn.ModuleList) else model.decode_head
+        self.binary = getattr(head, "out_channels", None) == 1
+        self.threshold = float(getattr(head, "threshold", None) or 0.5) if self.binary else 0.5
+        self.head_resizes = _has_standard_predict(head) and head is model.decode_head
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The contract's output for uint8 images (N, H, W, 3)."""
+        return self.decide(self.raw_logits(images))
+
+    def raw_logits(self, images: Tensor) -> Tensor:
+        """The head's logits (N, channels, H, W) at the images' size, before anything is decided."""
+        height, width = images.shape[1], images.shape[2]
+        inputs = self.preprocess(images)
+        size = inputs.shape[2:]
+        padded = self.pad(inputs)
+        logits = self.encode_decode(padded)
+        if padded is not inputs:
+            logits = logits[:, :, : size[0], : size[1]]
+        return self._resize_back(logits, height, width)
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """uint8 (N, H, W, 3) RGB -> the normalised float input (N, 3, h, w) of the network, not padded."""
+        if self.bgr:
+            images = images.index_select(3, torch.tensor([2, 1, 0], device=images.device))
+        x = images.permute(0, 3, 1, 2).float()
+        if self.contract.resize.in_graph and self.contract.resize.mode != "none":
+            height, width = x.shape[2], x.shape[3]
+            size = network_size(self.contract.resize, height, width)
+            if size != (height, width):
+                # Whole grey levels, because mmseg resizes uint8 images.
+                x = F.interpolate(x, size, mode="bilinear", align_corners=False).round()
+        return (x - self.mean) / self.std if self.normalises else x
+
+    def pad(self, inputs: Tensor) -> Tensor:
+        """Pad at the bottom and the right, after the normalisation, as mmseg's ``stack_batch``."""
+        height, width = inputs.shape[2], inputs.shape[3]
+        if self.pad_size is not None:
+            below, right = max(self.pad_size[0] - height, 0), max(self.pad_size[1] - width, 0)
+        else:
+            below, right = -height % self.contract.size_divisor, -width % self.contract.size_divisor
+        if isinstance(below, int) and isinstance(right, int) and not (below or right):
+            return inputs
+        return F.pad(inputs, (0, right, 0, below), value=self.pad_value)
+
+    def encode_decode(self, inputs: Tensor) -> Tensor:
+        """Logits at the size of the network's input: mmseg's ``EncoderDecoder.encode_decode``."""
+        if self.head_resizes:
+            logits = self.model.decode_head(self.model.extract_feat(inputs))
+            return F.interpolate(logits, inputs.shape[2:], mode="bilinear", align_corners=self.contract.align_corners)
+        size = inputs.shape[2:]
+        meta = {"img_shape": size, "pad_shape": size, "ori_shape": size, "batch_input_shape": size}
+        return self.model.encode_decode(inputs, [meta] * inputs.shape[0])
+
+    def decide(self, logits: Tensor) -> Tensor:
+        """The contract's output of raw logits (N, channels, H, W)."""
+        if self.contract.output == "probabilities":
+            if self.binary:
+                return torch.cat([1 - logits.sigmoid(), logits.sigmoid()], 1)
+            return logits.softmax(1)
+        if self.binary:
+            shifted = logits - math.log(self.threshold / (1 - self.threshold))
+            logits = torch.cat([torch.zeros_like(shifted), shifted], 1)
+        if self.contract.output == "logits":
+            return logits
+        return logits.argmax(1).to(torch.uint8 if self.contract.num_classes <= 256 else torch.int32)
+
+    def _resize_back(self, logits: Tensor, height: int, width: int) -> Tensor:
+        """Logits at the image's size; nothing to do for a graph that resizes nothing."""
+        resized = self.contract.resize.in_graph and self.contract.resize.mode != "none"
+        if not resized or tuple(logits.shape[2:]) == (height, width):
+            return logits
+        return F.interpolate(logits, (height, width), mode="bilinear", align_corners=self.contract.align_corners)
+
+
+def _has_standard_predict(head: nn.Module) -> bool:
+    """True when the head's ``predict`` is mmseg's own: forward, then one bilinear resize."""
+    from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+
+    own = (BaseDecodeHead.predict, BaseDecodeHead.predict_by_feat)
+    return isinstance(head, BaseDecodeHead) and (type(head).predict, type(head).predict_by_feat) == own
