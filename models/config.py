@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import difflib
 import importlib.util
 from collections.abc import Iterable, Mapping
@@ -34,7 +35,7 @@ def load_config(source: str | Path | Config, overrides: Mapping[str, Any] | None
     Raises:
         UserError: no such config (the nearest names are told), a syntax error in it, no ``model`` in it, an unknown override key.
     """
-    cfg = source.copy() if isinstance(source, Config) else _from_file(config_path(source))
+    cfg = copy.deepcopy(source) if isinstance(source, Config) else _from_file(config_path(source))
     if not isinstance(cfg.get("model"), Mapping) or "type" not in cfg.model:
         raise UserError(f"{_name(source)} describes no network: it has no model=dict(type=...).", "Give a segmentation config of mmseg.")
     if overrides:
