@@ -38,6 +38,15 @@ class Resize(_Strict):
             raise ValueError(f"resize mode {self.mode!r} with size {self.size}: 'none' takes no size, the others need one")
         return self
 
+    def network_size(self, height: int, width: int) -> Size:
+        """(height, width) at which the network sees an image of ``height`` x ``width``; ``keep_ratio`` as mmcv's ``rescale_size``."""
+        if self.size is None:
+            return height, width
+        if self.mode == "stretch":
+            return self.size
+        scale = min(max(self.size) / max(height, width), min(self.size) / min(height, width))
+        return int(height * float(scale) + 0.5), int(width * float(scale) + 0.5)
+
 
 class Inference(_Strict):
     """``whole``: one pass over the image. ``slide``: windows of ``crop_size`` every ``stride`` (height, width), logits averaged."""

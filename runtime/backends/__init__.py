@@ -1,0 +1,1 @@
+"""One module a backend; each imports its package when it is imported itself."""

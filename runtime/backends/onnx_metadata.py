@@ -1,0 +1,64 @@
+"""Read ``metadata_props`` of an ONNX file without the onnx package, which a runtime install does not have.
+
+An ONNX file is one protobuf message; its top-level fields are skipped by their length until field 14 (``metadata_props``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from segc.core.errors import UserError
+
+_METADATA_PROPS = 14
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """key -> value of the file's ``metadata_props``.
+
+    Raises:
+        UserError: the file is missing or not a protobuf message.
+    """
+    try:
+        data = memoryview(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    try:
+        entries = [dict(_fields(value)) for number, value in _fields(data) if number == _METADATA_PROPS]
+        return {bytes(entry[1]).decode(): bytes(entry.get(2, memoryview(b""))).decode() for entry in entries}
+    except (IndexError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is not an ONNX file, or it is damaged.") from error
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """(field number, content) of every length-delimited field of a protobuf message."""
+    at = 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        number, wire = key >> 3, key & 7
+        if wire == _BYTES:
+            size, at = _varint(data, at)
+            if at + size > len(data):
+                raise ValueError("a field runs past the end")
+            yield number, data[at : at + size]
+            at += size
+        elif wire == _VARINT:
+            _, at = _varint(data, at)
+        elif wire in (_FIXED32, _FIXED64):
+            at += 4 if wire == _FIXED32 else 8
+        else:
+            raise ValueError(f"wire type {wire}")
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise ValueError("a varint is too long")

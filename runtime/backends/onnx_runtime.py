@@ -1,0 +1,68 @@
+"""Run a deploy graph in ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from segc.core.contract import CONTRACT_KEY, Contract
+from segc.core.errors import UserError
+from segc.runtime.runner import check_images, read_contract
+
+_ERROR_ONLY = 3
+
+
+class OnnxRuntimeRunner:
+    """A deploy graph in an ONNX Runtime session; see ``segc.runtime.runner.Runner``.
+
+    Args:
+        path: the ONNX file.
+        precision: told in results.
+        threads: intra-op threads; None leaves it to ONNX Runtime (all physical cores).
+        expected: the contract the file must carry.
+        provider: execution provider; it must become active, ONNX Runtime's silent fall-back to the CPU is an error.
+
+    Raises:
+        UserError: not an ONNX file this ONNX Runtime loads, no contract in it, or the provider is not active.
+    """
+
+    backend = "onnxruntime"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        precision: str = "fp32",
+        threads: int | None = None,
+        expected: Contract | None = None,
+        provider: str = "CPUExecutionProvider",
+    ) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = _ERROR_ONLY
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        if provider not in ort.get_available_providers():
+            raise UserError(f"ONNX Runtime here has no {provider}; it has {', '.join(ort.get_available_providers())}.")
+        try:
+            self._session = ort.InferenceSession(path, options, providers=[provider])
+        except Exception as error:  # ONNX Runtime raises its own unrelated types
+            raise UserError(f"ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}") from error
+        if self._session.get_providers()[0] != provider:
+            raise UserError(f"{provider} did not become active for {path}; ONNX Runtime fell back to {self._session.get_providers()[0]}.")
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.contract = read_contract(metadata.get(CONTRACT_KEY), path, expected)
+        self.precision = precision
+
+    def run(self, images: NDArray[np.uint8]) -> NDArray[Any]:
+        """Run one batch: uint8 (N, H, W, 3) -> the contract's output."""
+        check_images(images, self.contract)
+        output: NDArray[Any] = self._session.run(None, {"images": np.ascontiguousarray(images)})[0]
+        return output
+
+    def close(self) -> None:
+        """Free the session."""
+        del self._session
