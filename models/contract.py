@@ -71,16 +71,6 @@ def contract_from_config(
     )
 
 
-def network_size(resize: Resize, height: int, width: int) -> Size:
-    """(height, width) at which the network sees an image of ``height`` x ``width``; ``keep_ratio`` as mmcv's ``rescale_size``."""
-    if resize.size is None:
-        return height, width
-    if resize.mode == "stretch":
-        return resize.size
-    scale = min(max(resize.size) / max(height, width), min(resize.size) / min(height, width))
-    return int(height * float(scale) + 0.5), int(width * float(scale) + 0.5)
-
-
 def test_pipeline(cfg: Config) -> list[Mapping[str, Any]]:
     """The transforms a test image passes through; empty when the config has none."""
     for key in ("test_dataloader", "val_dataloader"):

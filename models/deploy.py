@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segc.core.contract import Contract, Size
-from segc.models.contract import contract_from_config, network_size
+from segc.models.contract import contract_from_config
 
-__all__ = ["DeployModule", "contract_from_config", "network_size"]
+__all__ = ["DeployModule", "contract_from_config"]
 
 
 class DeployModule(nn.Module):
@@ -72,7 +72,7 @@ class DeployModule(nn.Module):
         x = images.permute(0, 3, 1, 2).float()
         if self.contract.resize.in_graph and self.contract.resize.mode != "none":
             height, width = x.shape[2], x.shape[3]
-            size = network_size(self.contract.resize, height, width)
+            size = self.contract.resize.network_size(height, width)
             if size != (height, width):
                 # Whole grey levels, because mmseg resizes uint8 images.
                 x = F.interpolate(x, size, mode="bilinear", align_corners=False).round()
@@ -98,18 +98,23 @@ class DeployModule(nn.Module):
         meta = {"img_shape": size, "pad_shape": size, "ori_shape": size, "batch_input_shape": size}
         return self.model.encode_decode(inputs, [meta] * inputs.shape[0])
 
+    def class_logits(self, logits: Tensor) -> Tensor:
+        """Logits with one channel a class (N, K, H, W), whose argmax is mmseg's decision."""
+        if not self.binary:
+            return logits
+        shifted = logits - math.log(self.threshold / (1 - self.threshold))
+        return torch.cat([torch.zeros_like(shifted), shifted], 1)
+
     def decide(self, logits: Tensor) -> Tensor:
         """The contract's output of raw logits (N, channels, H, W)."""
         if self.contract.output == "probabilities":
-            if self.binary:
-                return torch.cat([1 - logits.sigmoid(), logits.sigmoid()], 1)
-            return logits.softmax(1)
-        if self.binary:
-            shifted = logits - math.log(self.threshold / (1 - self.threshold))
-            logits = torch.cat([torch.zeros_like(shifted), shifted], 1)
+            return torch.cat([1 - logits.sigmoid(), logits.sigmoid()], 1) if self.binary else logits.softmax(1)
+        logits = self.class_logits(logits)
         if self.contract.output == "logits":
             return logits
-        return logits.argmax(1).to(torch.uint8 if self.contract.num_classes <= 256 else torch.int32)
+        # Over the last axis: runtimes find the largest of neighbours in memory faster than of planes far apart.
+        classes = logits.permute(0, 2, 3, 1).argmax(-1)
+        return classes.to(torch.uint8 if self.contract.num_classes <= 256 else torch.int32)
 
     def _resize_back(self, logits: Tensor, height: int, width: int) -> Tensor:
         """Logits at the image's size; nothing to do for a graph that resizes nothing."""

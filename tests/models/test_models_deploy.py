@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from segc.core.errors import UserError
-from segc.models.contract import network_size
 from segc.models.deploy import DeployModule, contract_from_config
 from segc.models.network import Network, load_network
 
@@ -86,7 +85,7 @@ def test_logits_follow_mmseg_through_the_resize(resize: dict[str, Any], align_co
     network = _network(SEGFORMER, resize, decode_head__align_corners=align_corners)
     contract = contract_from_config(network.cfg, network.classes, network.palette, input_size=photo.shape[:2], output="logits")
     module = DeployModule(network.model, contract)
-    height, width = network_size(contract.resize, *photo.shape[:2])
+    height, width = contract.resize.network_size(*photo.shape[:2])
     resized = cv2.resize(photo, (width, height), interpolation=cv2.INTER_LINEAR)
     ours = module.preprocess(torch.from_numpy(photo)[None]) * module.std + module.mean
     assert (ours[0].permute(1, 2, 0).numpy() - resized).max() <= 1.01, "cv2's fixed-point resize is within one grey level"
