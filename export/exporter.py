@@ -1,0 +1,194 @@
+"""Network -> bundle: the fp32 deploy graph, verified against torch, with its contract and provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+from mmengine.config import Config
+
+from segc.core.contract import Contract
+from segc.core.errors import UserError
+from segc.core.files import atomic_folder, sha256_file, sha256_json
+from segc.core.images import SUFFIXES
+from segc.core.rows import environment, package_version
+from segc.export.onnx_graph import DEFAULT_OPSET, Exporter, build_graph, opset_of
+from segc.export.verify import DEFAULT_IMAGES, Limits, pick, verify
+from segc.models.config import encode_config
+from segc.models.contract import InputSize, NetworkSize, Output, contract_from_config
+from segc.models.deploy import DeployModule
+from segc.models.network import Network, load_network
+from segc.runtime.bundle import Graph, Manifest, graph_file, is_bundle, write_manifest
+
+PRECISION = "fp32"
+_EXAMPLE_LIMIT = 512
+
+
+@dataclass(frozen=True)
+class GraphOptions:
+    """How the graph is made (see ``build_graph``) and checked (see ``verify``)."""
+
+    opset: int = DEFAULT_OPSET
+    exporter: Exporter = "dynamo"
+    simplify: bool = True
+    limits: Limits = field(default_factory=Limits)
+    verify_images: int = DEFAULT_IMAGES
+
+
+def export_network(
+    config: str | Path | Config | None,
+    weights: str | Path | None,
+    bundle: Path | str,
+    *,
+    input_size: InputSize = None,
+    network_size: NetworkSize = None,
+    batch: int | None = 1,
+    output: Output = "argmax",
+    opset: int = DEFAULT_OPSET,
+    exporter: Exporter = "dynamo",
+    simplify: bool = True,
+    images: Sequence[Path] | Path | None = None,
+    verify_images: int = DEFAULT_IMAGES,
+    limits: Limits | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    random_weights: bool = False,
+    name: str | None = None,
+) -> Manifest:
+    """Export a network's fp32 deploy graph into a new bundle; an older bundle at that path is replaced when all went well.
+
+    Args:
+        config, weights, overrides, random_weights: see ``load_network``.
+        bundle: the folder to write; it must not exist, be empty, or be a bundle.
+        input_size, network_size, batch, output: see ``contract_from_config``.
+        opset, exporter, simplify: see ``build_graph``.
+        images: image files, or a folder of them, to verify on; None takes the config's validation images where they lie on this
+            machine, else those of the embedded dataset.
+        verify_images: how many of them, evenly spread.
+        limits: when the graph counts as equal to torch.
+        name: of the bundle in reports; None takes the folder's.
+
+    Raises:
+        UserError: config, weights, sizes or output path are wrong.
+        CheckFailed: the graph disagrees with torch; nothing is written.
+    """
+    bundle = Path(bundle)
+    _refuse_foreign_folder(bundle)
+    network = load_network(config, weights, overrides=overrides, random_weights=random_weights)
+    contract = contract_from_config(
+        network.cfg, network.classes, network.palette, input_size=input_size, network_size=network_size, batch=batch, output=output
+    )
+    options = GraphOptions(opset, exporter, simplify, limits or Limits(), verify_images)
+    data = find_data(network.cfg)
+    files = verification_images(images, data)
+    model, parity = make_graph(network, contract, files, options)
+    provenance = {
+        "config": {"name": config_name(config), "sha256": sha256_json(encode_config(network.cfg))},
+        "weights": {"name": Path(weights).name, "sha256": sha256_file(weights)} if weights else {"name": "random", "seed": 0},
+        **({"data": data} if data else {}),
+        **environment(),
+    }
+    return _write(bundle, name or bundle.resolve().name, model, contract, parity, provenance, options)
+
+
+def make_graph(
+    network: Network, contract: Contract, images: Sequence[Path], options: GraphOptions | None = None
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """The verified deploy graph of a network, and what the verification measured.
+
+    Raises:
+        UserError: a contract that cannot be exported.
+        CheckFailed: the graph disagrees with torch.
+    """
+    options = options or GraphOptions()
+    if contract.resize.mode == "keep_ratio" and contract.resize.in_graph and contract.static_size is None:
+        raise UserError(
+            "the config resizes images with their aspect ratio kept, which a graph of any input size cannot do.",
+            "Give the size of your images: --input-size HxW (or --network-size input for no resize at all).",
+        )
+    module = DeployModule(network.model, contract).eval()
+    own = contract.resize.size or (_EXAMPLE_LIMIT, _EXAMPLE_LIMIT)
+    model = build_graph(
+        module,
+        contract,
+        opset=options.opset,
+        exporter=options.exporter,
+        simplify=options.simplify,
+        example_size=(min(own[0], _EXAMPLE_LIMIT), min(own[1], _EXAMPLE_LIMIT)),
+    )
+    return model, verify(model, module, pick(images, options.verify_images), options.limits)
+
+
+def verification_images(images: Sequence[Path] | Path | None, data: Mapping[str, str] | None = None) -> list[Path]:
+    """The images to verify on: those given (files or a folder), else the data's validation images, else the embedded dataset's.
+
+    Raises:
+        UserError: the folder holds no images.
+    """
+    if images is None:
+        return _validation_set(data)
+    if not isinstance(images, Path | str):
+        return list(images)
+    folder = Path(images)
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    if not found:
+        raise UserError(f"no images in {folder} (looked for {', '.join(SUFFIXES)}).", "Give a folder of real images: --images FOLDER")
+    return found
+
+
+def _validation_set(data: Mapping[str, str] | None) -> list[Path]:
+    from segc.data.dataset import open_dataset
+
+    if data:
+        return open_dataset(**data).image_paths
+    from segc.data.embedded import embedded_dataset
+
+    return open_dataset(embedded_dataset()).image_paths
+
+
+def find_data(cfg: Config) -> dict[str, str] | None:
+    """The validation data of a config as {"root", "layout", "split"}, when it lies on this machine in a layout segc reads."""
+    from segc.data.dataset import open_dataset
+
+    for key in ("test_dataloader", "val_dataloader"):
+        dataset = (cfg.get(key) or {}).get("dataset") or {}
+        root = dataset.get("data_root")
+        if isinstance(root, str) and Path(root).is_dir():
+            try:
+                found = open_dataset(root)
+            except UserError:
+                continue
+            return {"root": root, "layout": found.layout, "split": found.split}
+    return None
+
+
+def config_name(config: str | Path | Config | None) -> str:
+    """A config's name without the path of this machine: ``mmseg::...`` as given, else the file's name."""
+    text = config.filename or "" if isinstance(config, Config) else str(config or "")
+    return text if "::" in text else Path(text).name or "from the checkpoint"
+
+
+def _refuse_foreign_folder(bundle: Path) -> None:
+    if bundle.exists() and not is_bundle(bundle) and (not bundle.is_dir() or any(bundle.iterdir())):
+        raise UserError(f"{bundle} exists and is not a bundle; it is left as it is.", "Give another folder: -o NEW")
+
+
+def _write(
+    bundle: Path,
+    name: str,
+    model: onnx.ModelProto,
+    contract: Contract,
+    parity: dict[str, Any],
+    provenance: dict[str, Any],
+    how: GraphOptions,
+) -> Manifest:
+    with atomic_folder(bundle) as folder:
+        path = folder / graph_file(PRECISION)
+        path.write_bytes(model.SerializeToString())
+        notes = {"exporter": how.exporter, "simplifier": f"onnxslim {package_version('onnxslim')}" if how.simplify else None}
+        graph = Graph(file=path.name, sha256=sha256_file(path), opset=opset_of(model), parity=parity, notes=notes)
+        manifest = Manifest(name=name, contract=contract, graphs={PRECISION: graph}, provenance=provenance)
+        write_manifest(folder, manifest)
+    return manifest
