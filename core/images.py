@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segc.core.errors import UserError
+from segc.core.files import write_bytes
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
@@ -49,13 +51,23 @@ def decode_image(path: Path | str, data: bytes, flag: int) -> NDArray[Any]:
 
 def write_image(path: Path | str, image: NDArray[np.integer]) -> None:
     """Write uint8 or uint16 pixels (H, W) or RGB (H, W, 3) atomically; the suffix chooses the format."""
-    from segc.core.files import write_bytes
+    write_bytes(path, encode_image(Path(path).suffix, image))
 
+
+def encode_image(suffix: str, image: NDArray[np.integer], options: Sequence[int] = ()) -> bytes:
+    """Content of an image file with uint8 or uint16 pixels (H, W) or RGB (H, W, 3); ``options`` are OpenCV's ``IMWRITE_*`` pairs.
+
+    Raises:
+        UserError: OpenCV does not write files of that suffix.
+    """
     pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
-    done, data = cv2.imencode(Path(path).suffix, pixels)
+    try:
+        done, data = cv2.imencode(suffix, pixels, list(options))
+    except cv2.error:
+        done = False
     if not done:
-        raise UserError(f"cannot encode {path}: OpenCV does not write {Path(path).suffix!r} files.")
-    write_bytes(path, data.tobytes())
+        raise UserError(f"OpenCV does not write {suffix!r} files.", f"Expected one of: {', '.join(SUFFIXES)}.")
+    return data.tobytes()
 
 
 def read_image_bytes(path: Path | str) -> bytes:
