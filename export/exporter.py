@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from mmengine.config import Config
 
 from segc.core.contract import Contract
 from segc.core.errors import UserError
-from segc.core.files import atomic_folder, sha256_file, sha256_json
+from segc.core.files import atomic_folder, explain_write_errors, sha256_file, sha256_json
 from segc.core.images import SUFFIXES
 from segc.core.rows import environment, package_version
 from segc.export.onnx_graph import DEFAULT_OPSET, Exporter, build_graph, opset_of
@@ -75,7 +76,7 @@ def export_network(
         CheckFailed: the graph disagrees with torch; nothing is written.
     """
     bundle = Path(bundle)
-    _refuse_foreign_folder(bundle)
+    _check_output(bundle)
     network = load_network(config, weights, overrides=overrides, random_weights=random_weights)
     contract = contract_from_config(
         network.cfg, network.classes, network.palette, input_size=input_size, network_size=network_size, batch=batch, output=output
@@ -170,9 +171,13 @@ def config_name(config: str | Path | Config | None) -> str:
     return text if "::" in text else Path(text).name or "from the checkpoint"
 
 
-def _refuse_foreign_folder(bundle: Path) -> None:
+def _check_output(bundle: Path) -> None:
+    """Say that the output cannot be written before the work is done, and never replace a folder that is not ours."""
     if bundle.exists() and not is_bundle(bundle) and (not bundle.is_dir() or any(bundle.iterdir())):
         raise UserError(f"{bundle} exists and is not a bundle; it is left as it is.", "Give another folder: -o NEW")
+    with explain_write_errors(bundle):
+        bundle.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryDirectory(dir=bundle.parent, prefix=f".{bundle.name}.tmp").cleanup()
 
 
 def _write(

@@ -113,7 +113,7 @@ class _Graph:
             self.shipped = _session(model)
             self.twin = _session(twin) if twin is not None else None
         except Exception as error:
-            raise CheckFailed(f"ONNX Runtime does not load the exported graph: {str(error).splitlines()[0]}") from error
+            raise CheckFailed(f"ONNX Runtime does not load the exported graph: {_first_line(error)}") from error
 
     def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[np.float32]]:
         """(class map of the shipped graph, its logits or probabilities N,K,H,W)."""
@@ -122,9 +122,14 @@ class _Graph:
             logits = found if self.twin is None else self.twin.run([_TWIN], {INPUT: images})[0]
         except Exception as error:
             size = "x".join(map(str, images.shape[:3]))
-            raise CheckFailed(f"ONNX Runtime cannot run the exported graph on {size} images: {str(error).splitlines()[0]}") from error
+            other = "" if None not in (self.contract.batch, self.contract.height) else " Give a fixed --input-size and --batch."
+            raise CheckFailed(f"ONNX Runtime cannot run the exported graph on {size} images.{other} ({_first_line(error)})") from error
         logits = np.moveaxis(logits, self.axis, 1)
         return (found if self.twin is not None else logits.argmax(1)), logits
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:300]
 
 
 def _session(model: ModelProto) -> Any:

@@ -113,7 +113,7 @@ def _size_divisor(preprocessor: Mapping[str, Any], slide: bool) -> int:
     if slide and (divisor > 1 or test.get("size")):
         raise UserError(
             f"the config pads images (data_preprocessor.test_cfg={dict(test)}) before sliding windows over them, which is not supported.",
-            "-o model.data_preprocessor.test_cfg=None",
+            "--override model.data_preprocessor.test_cfg=None",
         )
     return divisor
 
@@ -156,7 +156,7 @@ def _input_size(cfg: Config, inference: Inference, resize: Resize, wanted: Input
         if wanted is not None and tuple(wanted) != inference.crop_size:
             raise UserError(
                 f"input size {_text(_size(wanted))} was asked for, but the config slides windows of {_text(inference.crop_size)}.",
-                "For one pass over the whole image: -o model.test_cfg.mode=whole",
+                "For one pass over the whole image: --override model.test_cfg.mode=whole",
             )
         return inference.crop_size
     return _size(wanted) if wanted is not None else _own_size(cfg, resize)

@@ -61,11 +61,12 @@ def load_network(
     Raises:
         UserError: config or weights are missing, unsafe, or do not belong together.
     """
+    cfg = load_config(config, overrides) if config is not None else None
     checkpoint = _checkpoint(weights, random_weights)
-    source = config if config is not None or checkpoint is None else checkpoint.config
-    if source is None:
-        raise UserError(f"{weights or 'this network'} carries no config.", "Name the config too.")
-    cfg = load_config(source, overrides)
+    if cfg is None:
+        if checkpoint is None or checkpoint.config is None:
+            raise UserError(f"{weights or 'this network'} carries no config.", "Name the config too.")
+        cfg = load_config(checkpoint.config, overrides)
     model = build_model(cfg, seed)
     if checkpoint is not None:
         _fill(model, checkpoint)

@@ -1,0 +1,182 @@
+"""``segc export``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from segc.cli.verb import Outcome, verb
+from segc.core.errors import UserError
+from segc.runtime.bundle import Manifest, is_bundle
+from segc.runtime.target import CHECKPOINT_SUFFIXES
+
+
+class Output(StrEnum):
+    """What the graph gives."""
+
+    ARGMAX = "argmax"
+    LOGITS = "logits"
+    PROBABILITIES = "probabilities"
+
+
+class Precision(StrEnum):
+    """Number format of the graph."""
+
+    FP32 = "fp32"
+    INT8 = "int8"
+
+
+class Exporter(StrEnum):
+    """Which of torch's exporters makes the graph."""
+
+    DYNAMO = "dynamo"
+    TORCHSCRIPT = "torchscript"
+
+
+@verb
+def export(
+    source: Annotated[
+        str, typer.Argument(help="A config (path, mmseg::NAME.py, segc::NAME.py), a checkpoint with its config, or a bundle.")
+    ],
+    bundle: Annotated[Path | None, typer.Option("-o", "--bundle", help="Folder to write; a bundle that is there is replaced.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Checkpoint of the config: .safetensors or .pth.")] = None,
+    precision: Annotated[Precision, typer.Option(help="int8 needs a calibration table (segc calibrate).")] = Precision.FP32,
+    input_size: Annotated[str | None, typer.Option(help="Size of the images, HxW or 'dynamic'. Default: the config's.")] = None,
+    network_size: Annotated[str | None, typer.Option(help="Size of the network's input, HxW or 'input'. Default: the config's.")] = None,
+    batch: Annotated[str, typer.Option(help="Images a run: N or 'dynamic'.")] = "1",
+    output: Annotated[Output, typer.Option(help="What the graph gives; slide inference always gives logits.")] = Output.ARGMAX,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Real images to check the graph on. Default: validation images."),
+    ] = None,
+    verify_images: Annotated[int, typer.Option(min=1, help="How many of them.")] = 4,
+    min_agreement: Annotated[float, typer.Option(min=0, max=1, help="Least share of pixels that must agree with torch.")] = 0.999,
+    max_logit_error: Annotated[float, typer.Option(min=0, help="Largest logit error, as a share of the largest logit.")] = 1e-3,
+    exporter: Annotated[Exporter, typer.Option(help="torch.export (dynamo) or tracing.")] = Exporter.DYNAMO,
+    opset: Annotated[int, typer.Option(min=17, help="ONNX operator set.")] = 20,
+    simplify: Annotated[bool, typer.Option(help="Fold and fuse the graph with onnxslim.")] = True,
+    calibration: Annotated[Path | None, typer.Option(help="Calibration table for int8. Default: the bundle's.")] = None,
+    override: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, a dotted key of the config.")] = None,
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="Export without weights: for speed measurements only.")] = False,
+) -> Outcome:
+    """Export a network as one verified ONNX deploy graph in a bundle, or add the int8 graph to a bundle.
+
+    Example: segc export segc::quickstart/quickstart.py --weights best.safetensors -o bundle/
+
+    Example: segc export bundle/ --precision int8
+    """
+    folder = _folder(source, bundle)
+    if is_bundle(source) and precision is Precision.FP32:
+        raise UserError(f"{source} is a bundle, its fp32 graph is there already.", f"To add int8: segc export {source} --precision int8")
+    if precision is Precision.INT8:
+        _require_table(source, folder, calibration)
+    if not is_bundle(source):
+        from segc.export.exporter import export_network
+        from segc.export.verify import Limits
+        from segc.train.overrides import parse_overrides
+
+        config, file = _config_and_weights(source, weights)
+        manifest = export_network(
+            config,
+            file,
+            folder,
+            input_size=parse_size(input_size, "dynamic", "--input-size"),  # type: ignore[arg-type]
+            network_size=parse_size(network_size, "input", "--network-size"),  # type: ignore[arg-type]
+            batch=parse_batch(batch),
+            output=output.value,
+            opset=opset,
+            exporter=exporter.value,
+            simplify=simplify,
+            images=images,
+            verify_images=verify_images,
+            limits=Limits(max_logit_error, min_agreement),
+            overrides=parse_overrides(override or []),
+            random_weights=random_weights,
+        )
+    if precision is Precision.INT8:
+        from segc.compress.quantize import quantize_bundle
+
+        options: dict[str, Any] = {"table": calibration} if calibration else {}
+        manifest = quantize_bundle(folder, **options)
+    return _outcome(folder, manifest, precision.value)
+
+
+def parse_size(text: str | None, word: str, option: str) -> tuple[int, int] | str | None:
+    """``HxW`` or ``N`` (square) as (height, width); ``word`` and None as they are.
+
+    Raises:
+        UserError: anything else.
+    """
+    if text is None or text == word:
+        return text
+    parts = text.lower().split("x")
+    if len(parts) in (1, 2) and all(part.isdecimal() and int(part) > 0 for part in parts):
+        return int(parts[0]), int(parts[-1])
+    raise UserError(f"{option} is {text!r}; expected HxW in pixels or {word!r}.", f"{option} 512x1024")
+
+
+def parse_batch(text: str) -> int | None:
+    """``N`` as an integer, ``dynamic`` as None.
+
+    Raises:
+        UserError: anything else.
+    """
+    if text == "dynamic":
+        return None
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise UserError(f"--batch is {text!r}; expected a number of images or 'dynamic'.", "--batch 1")
+
+
+def _folder(source: str, bundle: Path | None) -> Path:
+    """Where the graph goes: into the bundle given as the source, else ``-o``."""
+    if not is_bundle(source):
+        if bundle is None:
+            raise UserError("no output folder was given.", "Add -o bundle/")
+        return bundle
+    if bundle is not None and bundle.resolve() != Path(source).resolve():
+        raise UserError(f"{source} is a bundle already; -o {bundle} names another one.", "Leave -o out: the graph goes into the source.")
+    return Path(source)
+
+
+def _config_and_weights(source: str, weights: Path | None) -> tuple[str | None, Path | None]:
+    if Path(source).suffix not in CHECKPOINT_SUFFIXES:
+        return source, weights
+    if weights is not None:
+        raise UserError(f"{source} is a checkpoint, and --weights {weights} names another one.", "Give a config with --weights.")
+    return None, Path(source)
+
+
+def _require_table(source: str, folder: Path, calibration: Path | None) -> None:
+    """int8 without ranges of real images would be a guess: say what makes them, before any work is done."""
+    if calibration is not None and not calibration.is_file():
+        raise UserError(f"calibration table {calibration} does not exist.", f"segc calibrate {folder}")
+    if calibration is None and not (is_bundle(source) and (folder / "calibration.json").is_file()):
+        first = "" if is_bundle(source) else f"First export fp32 (leave --precision out), then: segc calibrate {folder}, then: "
+        fix = f"{first}segc export {folder} --precision int8" if first else f"segc calibrate {folder}"
+        raise UserError("int8 needs a calibration table of real images, and there is none.", fix)
+
+
+def _outcome(folder: Path, manifest: Manifest, precision: str) -> Outcome:
+    graph = manifest.graphs[precision]
+    size = (folder / graph.file).stat().st_size / 2**20
+    contract = manifest.contract
+    shape = "x".join("any" if axis is None else str(axis) for axis in (contract.batch, contract.height, contract.width))
+    told = f"{precision} graph {folder / graph.file}: {shape} images, {contract.num_classes} classes, {size:.1f} MiB, opset {graph.opset}"
+    if "pixel_agreement" in graph.parity and precision == "fp32":
+        parity = graph.parity
+        told += (
+            f"; equal to torch on {parity['n_images']} images ({100 * parity['pixel_agreement']:.3f} % of the pixels, "
+            f"logits within {parity['relative_logit_error']:.1e})"
+        )
+    data = {"bundle": str(folder), "precision": precision, "graph": graph.model_dump(mode="json")}
+    return Outcome(told + ".", {**data, "contract": contract.model_dump(mode="json")}, ["Next:", *_next_commands(folder, precision)])
+
+
+def _next_commands(folder: Path, precision: str) -> list[str]:
+    if precision == "int8":
+        return [f"  segc validate {folder}@int8 --against {folder}@fp32", f"  segc benchmark {folder}", f"  segc report {folder}"]
+    return [f"  segc predict IMAGE --model {folder}", f"  segc calibrate {folder}", f"  segc export {folder} --precision int8"]
