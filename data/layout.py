@@ -59,7 +59,7 @@ LAYOUTS = {
     for layout in (
         Layout(
             "folder",
-            "pairs in images/ + labels/ (or annotations/, or img_dir/ + ann_dir/), classes in dataset.json",
+            "Pairs of files, classes in dataset.json",
             ((_IMAGES, "labels/{split}"), ("img_dir/{split}", "ann_dir/{split}"), (_IMAGES, _ANNOTATIONS)),
         ),
         Layout("camvid", "CamVid, SegNet split", ((_IMAGES, "labels/{split}"), ("{split}", "{split}annot"))),
