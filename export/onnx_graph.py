@@ -84,6 +84,13 @@ def dynamic_axes(contract: Contract) -> dict[int, str]:
     return {axis: _AXES[axis] for axis, size in enumerate((contract.batch, contract.height, contract.width)) if size is None}
 
 
+def output_shape(contract: Contract) -> list[int | str]:
+    """Shape of the graph's output, open axes by name: (N, H, W), or (N, K, H, W) for logits and probabilities."""
+    names = dynamic_axes(contract)
+    batch, height, width = (names.get(axis, size or 0) for axis, size in enumerate((contract.batch, contract.height, contract.width)))
+    return [batch, height, width] if contract.output == "argmax" else [batch, contract.num_classes, height, width]
+
+
 def _example(contract: Contract, size: Size) -> torch.Tensor:
     """An image batch to trace with; 2 where the batch is dynamic, because torch.export takes an axis of 1 for a constant."""
     height, width = contract.static_size or size
@@ -174,6 +181,13 @@ def _name_axes(model: onnx.ModelProto, contract: Contract) -> None:
                 f"Give a fixed {'--batch' if axis == 0 else '--input-size'}."
             )
         renames[dim.dim_param] = name
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    for size in output_shape(contract):
+        dim = model.graph.output[0].type.tensor_type.shape.dim.add()
+        if isinstance(size, int):
+            dim.dim_value = size
+        else:
+            dim.dim_param = size
     for info in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         for dim in info.type.tensor_type.shape.dim:
             if dim.dim_param:

@@ -14,6 +14,10 @@ from segc.models.contract import contract_from_config
 
 __all__ = ["DeployModule", "contract_from_config"]
 
+# Whole grey levels, as OpenCV's resize of uint8 images gives them. Ties are frequent (weights of 1/2, 1/4), and OpenCV rounds them up;
+# the excess over 0.5 keeps every runtime on that side whatever the order of its sums.
+_HALF_UP = 0.5 + 2**-10
+
 
 class DeployModule(nn.Module):
     """Preprocessing, network and postprocessing of a contract in one module.
@@ -74,8 +78,8 @@ class DeployModule(nn.Module):
             height, width = x.shape[2], x.shape[3]
             size = self.contract.resize.network_size(height, width)
             if size != (height, width):
-                # Whole grey levels, because mmseg resizes uint8 images.
-                x = F.interpolate(x, size, mode="bilinear", align_corners=False).round()
+                x = F.interpolate(x, size, mode="bilinear", align_corners=False)
+                x = (x + _HALF_UP).floor()
         return (x - self.mean) / self.std if self.normalises else x
 
     def pad(self, inputs: Tensor) -> Tensor:
