@@ -23,15 +23,15 @@ app = typer.Typer(help="Make, check and list labelled datasets.", no_args_is_hel
 @verb
 def make(
     out: Annotated[Path, typer.Argument(help="New folder for the dataset.")],
-    train: Annotated[int, typer.Option(help="Training scenes.")] = 300,
-    val: Annotated[int, typer.Option(help="Validation scenes.")] = 80,
+    train: Annotated[int, typer.Option(help="Training scenes.")] = 240,
+    val: Annotated[int, typer.Option(help="Validation scenes.")] = 60,
     width: Annotated[int, typer.Option(help="Image width in pixels.")] = 480,
     height: Annotated[int, typer.Option(help="Image height in pixels.")] = 360,
     seed: Annotated[int, typer.Option(help="Other seeds give other scenes.")] = 0,
 ) -> Outcome:
     """Render a labelled street scene (11 classes) as a dataset; needs no download.
 
-    Example: segc data make street --train 300 --val 80
+    Example: segc data make street --train 240 --val 60
     """
     from segc.data.render import RenderOptions, render_dataset, street_spec
 
@@ -86,8 +86,9 @@ def list_layouts() -> Outcome:
         row = {"layout": layout.name, "title": layout.title, "classes": spec.num_classes if spec else None, "splits": layout.splits}
         rows.append({**row, "folders": folders})
         own = ", ".join(f"{split} = {name}" for split, name in layout.splits.items())
-        lines = [f"{layout.title}{f' ({own})' if own else ''}", *(f"[dim]{pattern}[/]" for pair in folders for pattern in pair)]
-        table.add_row(layout.name, str(spec.num_classes) if spec else "dataset.json", "\n".join(lines))
+        files = "\n[dim]or[/]\n".join("\n".join(pair) for pair in folders)
+        title = f"[bold]{layout.title}[/]" + (f" ({own})" if own else "")
+        table.add_row(layout.name, str(spec.num_classes) if spec else "dataset.json", f"{title}\n{files}")
     real = camvid_root()
     embedded = f"real CamVid images in {real}" if real else f"a street scene rendered into {cache_folder()} on first use"
     data = {"layouts": rows, "embedded": str(real) if real else None, "cache": str(cache_folder())}

@@ -73,16 +73,13 @@ class DatasetSpec(BaseModel):
     @cached_property
     def table(self) -> NDArray[np.int32]:
         """Train id of each 16-bit stored value, (65536,) int32; -1 where the value means nothing in this dataset."""
-        table = np.full(1 << 16, -1, np.int32)
+        values = np.arange(1 << 16, dtype=np.int32)
         if self.reduce_zero_label:
-            table[1 : self.num_classes + 1] = np.arange(self.num_classes)
-            table[0] = table[self.ignore_index] = self.ignore_index
-        else:
-            table[: self.num_classes] = np.arange(self.num_classes)
-            table[self.ignore_index] = self.ignore_index
-        before = table.copy() if self.reduce_zero_label else np.arange(1 << 16)
-        for stored, new in self.label_map.items():
-            table[before == stored] = new
+            values = np.where((values == 0) | (values == self.ignore_index), self.ignore_index, values - 1).astype(np.int32)
+        meant = (values < self.num_classes) | (values == self.ignore_index)
+        table = np.where(meant, values, np.int32(-1))
+        for old, new in self.label_map.items():
+            table[values == old] = new
         return table
 
     @cached_property
