@@ -14,8 +14,9 @@ from segc.models.contract import contract_from_config
 
 __all__ = ["DeployModule", "contract_from_config"]
 
-# Whole grey levels, as OpenCV's resize of uint8 images gives them. Ties are frequent (weights of 1/2, 1/4), and OpenCV rounds them up;
-# the excess over 0.5 keeps every runtime on that side whatever the order of its sums.
+# Whole grey levels, as OpenCV's resize of uint8 images gives them: equal to it when an image is halved, else one level apart in about a
+# tenth of the pixels (its integer arithmetic is coarser). Ties are frequent (weights of 1/2, 1/4) and go up, as in OpenCV; the
+# excess over 0.5 keeps every runtime on that side whatever the order of its sums.
 _HALF_UP = 0.5 + 2**-10
 
 
