@@ -23,15 +23,15 @@ app = typer.Typer(help="Make, check and list labelled datasets.", no_args_is_hel
 @verb
 def make(
     out: Annotated[Path, typer.Argument(help="New folder for the dataset.")],
-    train: Annotated[int, typer.Option(help="Training scenes.")] = 240,
-    val: Annotated[int, typer.Option(help="Validation scenes.")] = 60,
+    train: Annotated[int, typer.Option(help="Training scenes.")] = 300,
+    val: Annotated[int, typer.Option(help="Validation scenes.")] = 80,
     width: Annotated[int, typer.Option(help="Image width in pixels.")] = 480,
     height: Annotated[int, typer.Option(help="Image height in pixels.")] = 360,
     seed: Annotated[int, typer.Option(help="Other seeds give other scenes.")] = 0,
 ) -> Outcome:
     """Render a labelled street scene (11 classes) as a dataset; needs no download.
 
-    Example: segc data make street --train 240 --val 60
+    Example: segc data make street --train 300 --val 80
     """
     from segc.data.render import RenderOptions, render_dataset, street_spec
 

@@ -62,12 +62,12 @@ class Canvas:
         self.label = np.zeros((height, width), np.uint8)
         self.depth = np.full((height, width), FAR, np.float32)
 
-    def surface(self, columns: slice, mask: NDArray[np.bool_], colour: Array, depth: Array, label: int | NDArray[np.uint8]) -> None:
-        """Put the pixels of ``mask`` (H, columns) that are nearer than what is there."""
-        seen = mask & (depth < self.depth[:, columns])
-        self.image[:, columns][seen] = np.broadcast_to(colour, (*seen.shape, 3))[seen]
-        self.depth[:, columns][seen] = np.broadcast_to(depth, seen.shape)[seen]
-        self.label[:, columns][seen] = np.broadcast_to(np.asarray(label, np.uint8), seen.shape)[seen]
+    def surface(self, columns: slice, mask: NDArray[np.bool_], colour: Array, depth: Array, label: int, rows: slice = slice(None)) -> None:
+        """Put the pixels of ``mask`` (rows, columns) that are nearer than what is there."""
+        seen = mask & (depth < self.depth[rows, columns])
+        self.image[rows, columns][seen] = np.broadcast_to(colour, (*seen.shape, 3))[seen]
+        self.depth[rows, columns][seen] = np.broadcast_to(depth, seen.shape)[seen]
+        self.label[rows, columns][seen] = label
 
     def polygon(
         self, points: NDArray[np.floating], depth: float, colour: Colour, label: int, grain: float = 0.0, dark: float = 0.0

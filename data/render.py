@@ -44,8 +44,8 @@ class RenderOptions:
 
     width: int = 480
     height: int = 360
-    train: int = 240
-    val: int = 60
+    train: int = 300
+    val: int = 80
     seed: int = 0
     quality: int = 92
 

@@ -155,7 +155,13 @@ def _face(canvas: Canvas, camera: Camera, building: Building, depth: Array, alon
     t, a = depth[columns][None], along[columns][None]
     above = np.float32(camera.up) - t * camera.rows()[:, None]
     inside = (above > 0) & (above < building.top) & (a > span[0]) & (a < span[1]) & (t > 0.5)
-    canvas.surface(columns, inside, _facade(building, a, above, t) * light, t, BUILDING)
+    # Near houses come first and hide most of the far ones: only the box that is seen gets its windows computed.
+    seen = inside & (t < canvas.depth[:, columns])
+    rows, part = _span(np.asarray(seen.any(1))), _span(np.asarray(seen.any(0)))
+    if rows is None or part is None:
+        return
+    t, colour = t[:, part], _facade(building, a[:, part], above[rows, part], t[:, part]) * light
+    canvas.surface(slice(columns.start + part.start, columns.start + part.stop), seen[rows, part], colour, t, BUILDING, rows)
 
 
 def _facade(building: Building, along: Array, above: Array, depth: Array) -> Array:
