@@ -240,7 +240,7 @@ def draw_car(canvas: Canvas, camera: Camera, rng: np.random.Generator, x: float,
     half, belt = wide / 2, high * 0.58
     flank = half if camera.x > x else -half
     face([(flank, 0.25, 0), (flank, 0.25, 1), (flank, belt, 1), (flank, belt, 0)], dim(colour, 0.7))
-    face([(flank, belt, 0.06), (flank, belt, 0.78), (flank * 0.8, high, 0.62), (flank * 0.8, high, 0.16)], dim(colour, 0.65))
+    face([(flank, belt, 0), (flank, belt, 0.78), (flank * 0.8, high, 0.62), (flank * 0.8, high, 0.14)], dim(colour, 0.65))
     face(
         [(flank, belt, 0.12), (flank, belt, 0.7), (flank * 0.83, high * 0.96, 0.59), (flank * 0.83, high * 0.96, 0.19)],
         dim((58, 66, 74), light),
