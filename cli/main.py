@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from segc.cli import data
+
 app = typer.Typer(
     name="segc",
     help="Compress a semantic-segmentation network for an edge device, and prove what it lost on the way.",
@@ -28,6 +30,7 @@ def _root(
     version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """Compress a semantic-segmentation network for an edge device, and prove what it lost on the way."""
+app.add_typer(data.app, name="data")
 
 
 def main() -> None:
