@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from segc.core.files import explain_write_errors
 from segc.data.render import RENDER_VERSION, render_dataset
 
 
@@ -31,11 +35,23 @@ def camvid_root() -> Path | None:
 def rendered_dataset() -> Path:
     """Root of the rendered street scene in the user's cache, made when it is not there yet."""
     root = cache_folder() / f"street-v{RENDER_VERSION}"
-    known = root.is_dir()
-    print(f"no CamVid images here (SEGC_DATA): {'using' if known else 'rendering'} the street scene in {root}", file=sys.stderr)
-    if not known:
-        render_dataset(root)
+    with _alone(root.with_suffix(".lock")):
+        known = root.is_dir()
+        print(f"no CamVid images here (SEGC_DATA): {'using' if known else 'rendering'} the street scene in {root}", file=sys.stderr)
+        if not known:
+            render_dataset(root)
     return root
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Let one process in at a time (the ranks of a distributed training start together); a killed one leaves no lock behind."""
+    with explain_write_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        stream = lock.open("w")
+    with stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def cache_folder() -> Path:

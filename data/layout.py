@@ -135,12 +135,23 @@ def _below(root: Path) -> str:
 
 
 def _by_stem(folder: Path, ends: tuple[str, ...]) -> dict[str, Path]:
-    found = {}
+    """Files by stem.
+
+    Raises:
+        UserError: two files share a stem.
+    """
+    found: dict[str, Path] = {}
     for path in sorted(_files(folder)):
         relative = path.relative_to(folder).as_posix()
         end = next((end for end in ends if relative.lower().endswith(end.lower())), None)
-        if end is not None:
-            found[relative[: -len(end)]] = path
+        if end is None:
+            continue
+        stem = relative[: -len(end)]
+        if stem in found:
+            raise UserError(
+                f"{found[stem]} and {path.name} share one stem: which belongs to the label is unclear.", "Move one of them away."
+            )
+        found[stem] = path
     return found
 
 

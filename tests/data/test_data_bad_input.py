@@ -91,6 +91,26 @@ def test_missing_label_is_told_on_opening(small: Path) -> None:
         open_dataset(small, split="train")
 
 
+def test_two_images_of_one_label_are_refused(small: Path) -> None:
+    (small / "images/train/1.jpg").write_bytes((small / IMAGE).read_bytes())
+    for use in (lambda: open_dataset(small, split="train"), lambda: check_dataset(small)):
+        with pytest.raises(UserError, match=r"1\.jpg and 1\.png share"):
+            use()
+
+
+def test_training_refuses_a_bad_label(small: Path) -> None:
+    from mmengine.registry import DefaultScope
+
+    from segc.data.mmseg_dataset import SegcDataset
+
+    DefaultScope.get_instance("test_data_bad_input", scope_name="mmseg")
+    DAMAGE["16-bit label"][2](small)
+    dataset = SegcDataset(small, split="train", pipeline=[{"type": "LoadTrainIds"}])
+    assert dataset[0]["gt_seg_map"].shape == (H, W)
+    with pytest.raises(UserError, match=r"1\.png holds 257"):
+        dataset[1]
+
+
 def test_frequencies_equal_a_count(small: Path) -> None:
     for threads in (1, 3):
         report = check_dataset(small, threads=threads)

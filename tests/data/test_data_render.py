@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +128,30 @@ def test_embedded_is_rendered_once_elsewhere(tmp_path: Path, monkeypatch: pytest
     assert root.parent == tmp_path / "cache" / "segc" and str(render.RENDER_VERSION) in root.name
     assert "rendering the street scene" in capsys.readouterr().err
     assert len(open_dataset(root, split="train")) == 2
+
+
+def test_two_processes_render_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ranks of a distributed training ask for the dataset at the same moment."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made = []
+
+    def slow(root: Path) -> Path:
+        made.append(root)
+        time.sleep(0.2)
+        root.mkdir()
+        return root
+
+    monkeypatch.setattr(embedded, "render_dataset", slow)
+    with ThreadPoolExecutor(4) as pool:
+        roots = list(pool.map(lambda _: embedded.rendered_dataset(), range(4)))
+    assert len(set(roots)) == len(made) == 1
+
+
+def test_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"cannot write .*file"):
+        embedded.rendered_dataset()
 
 
 def test_readers_need_no_training_stack() -> None:
