@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from segc.cli.verb import Outcome, verb
 from segc.core.errors import UserError
+from segc.core.files import write_bytes
 from segc.runtime.bundle import Manifest, is_bundle
 from segc.runtime.target import CHECKPOINT_SUFFIXES
+
+CALIBRATION = "calibration.json"
 
 
 class Output(StrEnum):
@@ -58,7 +61,7 @@ def export(
     exporter: Annotated[Exporter, typer.Option(help="torch.export (dynamo) or tracing.")] = Exporter.DYNAMO,
     opset: Annotated[int, typer.Option(min=17, help="ONNX operator set.")] = 20,
     simplify: Annotated[bool, typer.Option(help="Fold and fuse the graph with onnxslim.")] = True,
-    calibration: Annotated[Path | None, typer.Option(help="Calibration table for int8. Default: the bundle's.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="Calibration table for int8, copied into the bundle. Default: its own.")] = None,
     override: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, a dotted key of the config.")] = None,
     random_weights: Annotated[bool, typer.Option("--random-weights", help="Export without weights: for speed measurements only.")] = False,
 ) -> Outcome:
@@ -99,8 +102,9 @@ def export(
     if precision is Precision.INT8:
         from segc.compress.quantize import quantize_bundle
 
-        options: dict[str, Any] = {"table": calibration} if calibration else {}
-        manifest = quantize_bundle(folder, **options)
+        if calibration is not None:
+            write_bytes(folder / CALIBRATION, calibration.read_bytes())
+        manifest = quantize_bundle(folder)
     return _outcome(folder, manifest, precision.value)
 
 
@@ -154,7 +158,7 @@ def _require_table(source: str, folder: Path, calibration: Path | None) -> None:
     """int8 without ranges of real images would be a guess: say what makes them, before any work is done."""
     if calibration is not None and not calibration.is_file():
         raise UserError(f"calibration table {calibration} does not exist.", f"segc calibrate {folder}")
-    if calibration is None and not (is_bundle(source) and (folder / "calibration.json").is_file()):
+    if calibration is None and not (is_bundle(source) and (folder / CALIBRATION).is_file()):
         first = "" if is_bundle(source) else f"First export fp32 (leave --precision out), then: segc calibrate {folder}, then: "
         fix = f"{first}segc export {folder} --precision int8" if first else f"segc calibrate {folder}"
         raise UserError("int8 needs a calibration table of real images, and there is none.", fix)

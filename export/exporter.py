@@ -11,15 +11,15 @@ from typing import Any
 import onnx
 from mmengine.config import Config
 
-from segc.core.contract import Contract
+from segc.core.contract import Contract, Size
 from segc.core.errors import UserError
 from segc.core.files import atomic_folder, explain_write_errors, sha256_file, sha256_json
-from segc.core.images import SUFFIXES
+from segc.core.images import SUFFIXES, read_image
 from segc.core.rows import environment, package_version
 from segc.export.onnx_graph import DEFAULT_OPSET, Exporter, build_graph, opset_of
 from segc.export.verify import DEFAULT_IMAGES, Limits, pick, verify
 from segc.models.config import encode_config
-from segc.models.contract import InputSize, NetworkSize, Output, contract_from_config
+from segc.models.contract import InputSize, NetworkSize, Output, contract_from_config, own_size
 from segc.models.deploy import DeployModule
 from segc.models.network import Network, load_network
 from segc.runtime.bundle import Graph, Manifest, graph_file, is_bundle, write_manifest
@@ -63,7 +63,7 @@ def export_network(
     Args:
         config, weights, overrides, random_weights: see ``load_network``.
         bundle: the folder to write; it must not exist, be empty, or be a bundle.
-        input_size, network_size, batch, output: see ``contract_from_config``.
+        input_size, network_size, batch, output: see ``contract_from_config``; where the config says no size, that of the images.
         opset, exporter, simplify: see ``build_graph``.
         images: image files, or a folder of them, to verify on; None takes the config's validation images where they lie on this
             machine, else those of the embedded dataset.
@@ -78,12 +78,14 @@ def export_network(
     bundle = Path(bundle)
     _check_output(bundle)
     network = load_network(config, weights, overrides=overrides, random_weights=random_weights)
+    options = GraphOptions(opset, exporter, simplify, limits or Limits(), verify_images)
+    data = find_data(network.cfg)
+    files = pick(verification_images(images, data), verify_images)
+    if input_size is None and network_size in (None, "input") and own_size(network.cfg) is None:
+        input_size = common_size(files)
     contract = contract_from_config(
         network.cfg, network.classes, network.palette, input_size=input_size, network_size=network_size, batch=batch, output=output
     )
-    options = GraphOptions(opset, exporter, simplify, limits or Limits(), verify_images)
-    data = find_data(network.cfg)
-    files = verification_images(images, data)
     model, parity = make_graph(network, contract, files, options)
     provenance = {
         "config": {"name": config_name(config), "sha256": sha256_json(encode_config(network.cfg))},
@@ -149,19 +151,37 @@ def _validation_set(data: Mapping[str, str] | None) -> list[Path]:
     return open_dataset(embedded_dataset()).image_paths
 
 
+def common_size(images: Sequence[Path]) -> Size:
+    """(height, width) that all these images have.
+
+    Raises:
+        UserError: they differ, so that a graph of one size has to be told which.
+    """
+    sizes = {read_image(path).shape[:2] for path in images}
+    if len(sizes) != 1:
+        raise UserError(
+            "the config does not say the size of its images, and those given have several.", "Give --input-size HxW or dynamic."
+        )
+    height, width = sizes.pop()
+    return height, width
+
+
 def find_data(cfg: Config) -> dict[str, str] | None:
     """The validation data of a config as {"root", "layout", "split"}, when it lies on this machine in a layout segc reads."""
     from segc.data.dataset import open_dataset
+    from segc.data.embedded import embedded_dataset
 
     for key in ("test_dataloader", "val_dataloader"):
         dataset = (cfg.get(key) or {}).get("dataset") or {}
-        root = dataset.get("data_root")
-        if isinstance(root, str) and Path(root).is_dir():
-            try:
-                found = open_dataset(root)
-            except UserError:
-                continue
-            return {"root": root, "layout": found.layout, "split": found.split}
+        ours = dataset.get("type") == "SegcDataset"
+        root = dataset.get("root") or embedded_dataset() if ours else dataset.get("data_root")
+        if not root or not Path(root).is_dir():
+            continue
+        try:
+            found = open_dataset(root, dataset.get("layout") if ours else None, dataset.get("split", "val") if ours else "val")
+        except UserError:
+            continue
+        return {"root": str(root), "layout": found.layout, "split": found.split}
     return None
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import copy
 import difflib
 import importlib.util
-from collections.abc import Iterable, Mapping
+import io
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +113,14 @@ def without_pretrained(node: Any) -> Any:
     return node
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Mute what mmseg prints and warns while its modules are imported and built: optional packages and loss options."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _asks_download(key: str, value: Any) -> bool:
     if key == "pretrained":
         return isinstance(value, str)
@@ -118,7 +130,8 @@ def _asks_download(key: str, value: Any) -> bool:
 
 def _from_file(path: Path) -> Config:
     try:
-        return Config.fromfile(path)
+        with quietly():
+            return Config.fromfile(path)
     except SyntaxError as error:
         raise UserError(f"config {path} has a syntax error: {error.msg}, line {error.lineno}.") from error
     except (OSError, KeyError, NameError, TypeError, ValueError, AttributeError, ImportError) as error:

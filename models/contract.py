@@ -35,8 +35,8 @@ def contract_from_config(
         cfg: config with ``model`` (its ``data_preprocessor`` and ``test_cfg``) and a test pipeline.
         classes, palette: one name and one RGB colour a class.
         input_size: (height, width) of the images the graph takes; ``"dynamic"`` for any; None for the config's own size: the window
-            of slide inference, the size the test pipeline stretches to, the box of a ``keep_ratio`` resize when its aspect
-            is at most 2:1, else the fixed padding size or the training crop.
+            of slide inference, the size the test pipeline stretches to, the box of a ``keep_ratio`` resize (the training crop when
+            the box is longer than 2:1 and hence no picture's size), the size it pads to.
         batch: images a run, None for any number.
         output: what the graph gives. Slide inference always gives logits: the host averages windows before the argmax.
         network_size: (height, width) the network works at, over the test pipeline's resize; ``"input"``: the image's own size.
@@ -159,18 +159,27 @@ def _input_size(cfg: Config, inference: Inference, resize: Resize, wanted: Input
                 "For one pass over the whole image: --override model.test_cfg.mode=whole",
             )
         return inference.crop_size
-    return _size(wanted) if wanted is not None else _own_size(cfg, resize)
-
-
-def _own_size(cfg: Config, resize: Resize) -> Size:
-    box = resize.size
-    if box is not None and (resize.mode == "stretch" or max(box) <= _LONGEST_ASPECT * min(box)):
-        return box
-    preprocessor = _preprocessor(cfg)
-    own = (preprocessor.get("test_cfg") or {}).get("size") or preprocessor.get("size") or cfg.get("crop_size")
+    if wanted is not None:
+        return _size(wanted)
+    own = own_size(cfg, resize)
     if own is None:
-        raise UserError("the config does not say the size of its images.", "Give --input-size HxW.")
-    return _size(own)
+        raise UserError("the config does not say the size of its images: its test pipeline resizes nothing.", "Give --input-size HxW.")
+    return own
+
+
+def own_size(cfg: Config, resize: Resize | None = None) -> Size | None:
+    """The image size a config itself says (see ``input_size`` of ``contract_from_config``), or None when it takes images as they come."""
+    inference, resize = _inference(cfg), resize or _resize(cfg, None)
+    if inference.crop_size is not None:
+        return inference.crop_size
+    preprocessor = _preprocessor(cfg)
+    padded = (preprocessor.get("test_cfg") or {}).get("size")
+    if resize.size is None:
+        return _size(padded) if padded else None
+    if resize.mode == "stretch" or max(resize.size) <= _LONGEST_ASPECT * min(resize.size):
+        return resize.size
+    crop = padded or preprocessor.get("size") or cfg.get("crop_size")
+    return _size(crop) if crop else resize.size
 
 
 def _size(value: Any) -> Size:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +16,7 @@ from torch import Tensor, nn
 from segc.core.errors import UserError
 from segc.core.files import atomic_path
 from segc.models.checkpoint import Checkpoint, Palette, as_palette, read_checkpoint
-from segc.models.config import encode_config, load_config, without_pretrained
+from segc.models.config import encode_config, load_config, quietly, without_pretrained
 
 __all__ = ["Network", "build_model", "load_config", "load_network", "quietly", "save_network"]
 
@@ -128,14 +124,6 @@ def _build(model_cfg: Any, scope: str) -> nn.Module:
         raise UserError(f"the config's model cannot be built: {error}.") from error
 
 
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Mute what mmseg prints and warns while its modules are imported and built: optional packages and loss options."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
-
-
 def _last_head(model: Any) -> Any:
     """The head that predicts: the last one of a cascade."""
     return model.decode_head[-1] if isinstance(model.decode_head, nn.ModuleList) else model.decode_head
@@ -182,8 +170,9 @@ def _looks(state: dict[str, Tensor]) -> str:
 
 
 def _classes_and_palette(cfg: Config, checkpoint: Checkpoint | None, classes: Sequence[str] | None) -> tuple[list[str], Palette]:
-    own_classes, own_palette = _dataset_meta(cfg)
-    names = list(classes or (checkpoint.classes if checkpoint else None) or own_classes or [])
+    told = classes or (checkpoint.classes if checkpoint else None)
+    own_classes, own_palette = (None, None) if checkpoint and checkpoint.palette and told else _dataset_meta(cfg)
+    names = list(told or own_classes or [])
     if not names:
         raise UserError(
             "neither the checkpoint nor the config's dataset names the classes.",
@@ -200,17 +189,22 @@ def _dataset_meta(cfg: Config) -> tuple[list[str] | None, Palette | None]:
         dataset = dataset["dataset"]
     if not isinstance(dataset, Mapping):
         return None, None
-    info: dict[str, Any] = {**_type_meta(dataset.get("type")), **(dataset.get("metainfo") or {})}
+    info: dict[str, Any] = {**_type_meta(dataset), **(dataset.get("metainfo") or {})}
     classes = info.get("classes")
     return (list(classes) if classes else None), as_palette(info.get("palette"))
 
 
-def _type_meta(kind: Any) -> dict[str, Any]:
+def _type_meta(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Meta information of a dataset's type, or of the dataset itself where only the data knows its classes."""
+    kind = dataset.get("type")
     with quietly():
         from mmseg.registry import DATASETS
 
         found = DATASETS.get(kind) if isinstance(kind, str) else kind
-    return dict(getattr(found, "METAINFO", {}))
+        meta = dict(getattr(found, "METAINFO", {}))
+        if found is None or meta.get("classes") or (dataset.get("metainfo") or {}).get("classes"):
+            return meta
+        return dict(DATASETS.build({**dataset, "pipeline": [], "lazy_init": True}).metainfo)
 
 
 def default_palette(count: int) -> Palette:

@@ -15,11 +15,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from mmengine.config import Config
 
 from segc.core.contract import CONTRACT_KEY, Contract
 from segc.core.errors import CheckFailed, UserError
 from segc.core.images import write_image
-from segc.export.exporter import GraphOptions, export_network, make_graph, verification_images
+from segc.export.exporter import GraphOptions, common_size, export_network, find_data, make_graph, verification_images
 from segc.export.onnx_graph import build_graph
 from segc.export.verify import Limits, pick, verify
 from segc.models.deploy import DeployModule, contract_from_config
@@ -122,7 +123,7 @@ def test_parity_is_stored_with_its_conditions(bundle: Path) -> None:
     json.dumps(parity, allow_nan=False)
 
 
-@pytest.mark.parametrize("output", ["logits", "probabilities"])
+@pytest.mark.parametrize("output", ["logits", pytest.param("probabilities", marks=pytest.mark.slow)])
 def test_other_outputs_equal_mmseg(output: str, photos: Path) -> None:
     network = load_network(BISENET, None, random_weights=True, overrides=_pipeline())
     contract = contract_from_config(network.cfg, network.classes, network.palette, input_size=(120, 160), output=output)  # type: ignore[arg-type]
@@ -260,6 +261,23 @@ def test_a_network_that_fixes_its_size_is_refused(photos: Path) -> None:
     contract = contract_from_config(network.cfg, network.classes, network.palette, input_size="dynamic")
     with pytest.raises(CheckFailed, match="--input-size"):
         make_graph(network, contract, verification_images(photos))
+
+
+def test_the_size_of_the_images_counts_where_the_config_says_none(photos: Path, tmp_path: Path) -> None:
+    assert common_size(verification_images(photos)) == (120, 160)
+    write_image(tmp_path / "other.png", np.zeros((8, 9, 3), np.uint8))
+    with pytest.raises(UserError, match="--input-size"):
+        common_size([*verification_images(photos), tmp_path / "other.png"])
+
+
+def test_the_configs_own_data_is_found(tmp_path: Path) -> None:
+    for folder in ("images/val", "labels/val"):
+        (tmp_path / folder).mkdir(parents=True)
+        write_image(tmp_path / folder / "a.png", np.zeros((8, 9, 3) if "images" in folder else (8, 9), np.uint8))
+    (tmp_path / "dataset.json").write_text('{"name": "tiny", "classes": ["a", "b"]}')
+    dataset = {"type": "BaseSegDataset", "data_root": str(tmp_path)}
+    assert find_data(Config({"test_dataloader": {"dataset": dataset}})) == {"root": str(tmp_path), "layout": "folder", "split": "val"}
+    assert find_data(Config({"test_dataloader": {"dataset": {**dataset, "data_root": str(tmp_path / "gone")}}})) is None
 
 
 def test_images_are_picked_evenly() -> None:
