@@ -112,6 +112,9 @@ class CheckReport:
         }
 
 
+_Content = tuple[str, str, Path]  # SHA-256, split, image file
+
+
 @dataclass(frozen=True)
 class _Seen:
     """What one image file and its label showed; ``stored`` counts the pixels of each stored label value."""
@@ -142,18 +145,19 @@ def check_dataset(root: Path | str, layout: str | None = None, threads: int | No
         split_folders(root, chosen, "val")  # says where it looked
     missing = [split for split in ("train", "val") if split not in found]
     findings = [Finding("missing-split", split, str(root), f"layout {chosen.name!r} finds no folder of it") for split in missing]
-    splits, images = [], []
+    splits: list[SplitReport] = []
+    contents: list[_Content] = []
     for split in found:
-        report, seen, problems = _check_split(root, chosen, spec, split, threads)
+        report, problems = _check_split(root, chosen, spec, split, threads, contents)
         splits.append(report)
         findings += problems
-        images += [(one.digest, split, one.image) for one in seen if one.digest]
-    return CheckReport(str(root), chosen.name, spec, splits, findings + _repeated(images))
+    return CheckReport(str(root), chosen.name, spec, splits, findings + _repeated(contents))
 
 
 def _check_split(
-    root: Path, layout: Layout, spec: DatasetSpec, split: str, threads: int | None
-) -> tuple[SplitReport, list[_Seen], list[Finding]]:
+    root: Path, layout: Layout, spec: DatasetSpec, split: str, threads: int | None, contents: list[_Content]
+) -> tuple[SplitReport, list[Finding]]:
+    """Report and findings of one split; adds the hash of each readable image to ``contents``."""
     images_folder, labels_folder = split_folders(root, layout, split)
     images, labels = layout.images(images_folder), layout.labels(labels_folder)
     findings = [] if images else [Finding("empty-split", split, str(images_folder), "no image files")]
@@ -164,10 +168,11 @@ def _check_split(
     findings += [Finding("label-without-image", split, str(path), f"no such image in {images_folder}") for path in alone]
     report = SplitReport(split, len(images), len(images.keys() & labels.keys()), [0] * spec.num_classes, [0] * spec.num_classes)
     work = [(path, labels.get(stem)) for stem, path in images.items()]
-    seen = list(_in_threads(lambda pair: _look(*pair, split), work, threads, f"checking {split}"))
-    for one in seen:
-        findings += one.findings + _count(one, spec, report)
-    return report, seen, findings + _absent(spec, report)
+    for seen in _in_threads(lambda pair: _look(*pair, split), work, threads, f"checking {split}"):
+        findings += seen.findings + _count(seen, spec, report)
+        if seen.digest:
+            contents.append((seen.digest, split, seen.image))
+    return report, findings + _absent(spec, report)
 
 
 def _look(image: Path, label: Path | None, split: str) -> _Seen:
@@ -228,11 +233,11 @@ def _absent(spec: DatasetSpec, report: SplitReport) -> list[Finding]:
     return [Finding("absent-class", report.split, report.split, f"no pixel of {told}")]
 
 
-def _repeated(images: list[tuple[str, str, Path]]) -> list[Finding]:
+def _repeated(contents: list[_Content]) -> list[Finding]:
     """Images whose content was seen before: across splits it spoils the validation, within one it only weighs double."""
     first: dict[str, tuple[str, Path]] = {}
     findings = []
-    for digest, split, path in images:
+    for digest, split, path in contents:
         if digest not in first:
             first[digest] = (split, path)
             continue
