@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from segc.cli import data
+from segc.cli import data, export
 
 app = typer.Typer(
     name="segc",
@@ -31,6 +31,7 @@ def _root(
 ) -> None:
     """Compress a semantic-segmentation network for an edge device, and prove what it lost on the way."""
 app.add_typer(data.app, name="data")
+app.command("export")(export.export)
 
 
 def main() -> None:
