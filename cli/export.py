@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -181,6 +182,7 @@ def _outcome(folder: Path, manifest: Manifest, precision: str) -> Outcome:
 
 
 def _next_commands(folder: Path, precision: str) -> list[str]:
+    name = shlex.quote(str(folder))
     if precision == "int8":
-        return [f"  segc validate {folder}@int8 --against {folder}@fp32", f"  segc benchmark {folder}", f"  segc report {folder}"]
-    return [f"  segc predict IMAGE --model {folder}", f"  segc calibrate {folder}", f"  segc export {folder} --precision int8"]
+        return [f"  segc validate {name}@int8 --against {name}@fp32", f"  segc benchmark {name}", f"  segc report {name}"]
+    return [f"  segc predict IMAGE --model {name} -o out/", f"  segc calibrate {name}", f"  segc export {name} --precision int8"]
