@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from segc.core.errors import UserError
 from segc.runtime.images import SUFFIXES, Image, read_image
@@ -61,7 +62,7 @@ class VideoSource:
                 found, pixels = capture.read()
                 if not found:
                     return
-                yield Frame(f"{self.name}_{index:06d}", cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+                yield Frame(f"{self.name}_{index:06d}", cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False))
                 index += 1
         finally:
             capture.release()
