@@ -18,6 +18,7 @@ from segc.pipeline.gate import Candidate, choose
 from segc.pipeline.recipe import Recipe
 from segc.runtime.bundle import Manifest, graph_file, graph_path, is_bundle, read_manifest, write_manifest
 from segc.runtime.runner import installed_backends
+from segc.runtime.target import Target
 
 PRECISIONS = ("fp32", "int8")
 _MEASURING = "onnxruntime openvino numpy opencv-python-headless".split()
@@ -216,13 +217,12 @@ class Run:
         return [self.recipe.benchmark.model_dump(mode="json"), self.backends, self._graphs(), cpu_name(), _versions()]
 
     def _benchmark(self, resume: bool) -> None:
-        from segc.runtime.benchmark import benchmark
+        from segc.runtime.benchmark import benchmark_many
 
         options = self.recipe.benchmark
+        targets: list[tuple[str | Target, str | None]] = [(Target(self.bundle, "bundle", each), backend) for each, backend in self._each()]
         images = self.validation_set.image_paths
-        for precision, backend in self._each():
-            target = f"{self.bundle}@{precision}"
-            benchmark(target, backend, threads=options.threads, warmup=options.warmup, runs=options.runs, images=images)
+        benchmark_many(targets, threads=options.threads, warmup=options.warmup, runs=options.runs, images=images)
 
     # --- choose, report
 
@@ -281,4 +281,4 @@ def miou_of(result: dict[str, Any]) -> float:
 
 def p50_of(result: dict[str, Any]) -> float:
     """Median latency of the engine in milliseconds of a stored benchmark."""
-    return _row(result, lambda row: row["metric"] in ("latency p50", "engine p50"), "latency p50")
+    return _row(result, lambda row: row["metric"] == "engine_p50", "engine_p50")

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from segc.core.errors import UserError
 from segc.pipeline.engine import Hashes, Stage, run_stages
 

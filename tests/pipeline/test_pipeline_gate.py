@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from segc.data.dataset import open_dataset
 from segc.pipeline.gate import Candidate, baselines, choose, class_counts, failures, worst
 

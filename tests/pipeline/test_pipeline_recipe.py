@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from segc.core.errors import UserError
 from segc.pipeline.recipe import load_recipe, show
 
@@ -51,7 +52,8 @@ def test_missing_recipe() -> None:
 
 
 def test_shown_recipe_reads_back_as_itself(tmp_path: Path) -> None:
-    text = "name: 'null'\nconfig: 'a: b'\ntrain: {overrides: {a.b: [1, {c: 'x # y'}]}, weights: w.pth}\nexport: {input_size: [3, 4], batch: null}\n"
+    odd = "train: {overrides: {a.b: [1, {c: 'x # y'}]}, weights: w.pth}\nexport: {input_size: [3, 4], batch: null}\n"
+    text = f"name: 'null'\nconfig: 'a: b'\n{odd}"
     recipe = load_recipe(write(tmp_path, text))
     assert load_recipe(write(tmp_path, show(recipe))) == recipe
 
