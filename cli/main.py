@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from segc.cli import data, export
+from segc.cli import benchmark, data, export, predict
 
 app = typer.Typer(
     name="segc",
@@ -32,6 +32,8 @@ def _root(
     """Compress a semantic-segmentation network for an edge device, and prove what it lost on the way."""
 app.add_typer(data.app, name="data")
 app.command("export")(export.export)
+app.command("benchmark")(benchmark.benchmark)
+app.command("predict")(predict.predict)
 
 
 def main() -> None:
