@@ -19,7 +19,7 @@ def benchmark(
     checkpoint: Annotated[Path | None, typer.Option("--torch", help="With --all: this checkpoint in torch, too.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: the backend's choice.")] = None,
     runs: Annotated[int, typer.Option(min=1, help="Counted runs.")] = 50,
-    warmup: Annotated[int, typer.Option(min=0, help="Runs before them.")] = 5,
+    warmup: Annotated[int, typer.Option(min=1, help="Runs before them.")] = 5,
     images: Annotated[str | None, typer.Option(help="Folder of images, or 'noise'. Default: the embedded dataset's.")] = None,
     prefer: Annotated[bool, typer.Option("--write-preferred", help="Make the fastest that agrees the bundle's default.")] = False,
     min_agreement: Annotated[float, typer.Option(min=0, max=1, help="Share of equal pixels --write-preferred asks for.")] = 0.99,

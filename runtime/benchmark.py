@@ -100,7 +100,7 @@ def benchmark_many(
     Args:
         targets: what to measure; the first is the reference of ``pixel_agreement``.
         threads: CPU threads of each; None leaves it to the backends.
-        warmup: runs that are not counted, per target.
+        warmup: runs that are not counted, per target; at least one, it loads what is lazy.
         runs: counted runs per target.
         images: real images, used in turn; None measures on noise (``conditions["images"]`` says so).
 
@@ -194,7 +194,7 @@ def _result(
         "backend": runner.backend,
         "precision": runner.precision,
         "threads": threads or "backend default",
-        "warmup": warmup,
+        "warmup": max(warmup, 1),
         "images": "noise" if images is None else len(images),
         "graph_size": [contract.batch, contract.height, contract.width],
         "image_sizes": sorted({found.shape for found in candidate.maps.values()}),
