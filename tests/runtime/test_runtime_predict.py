@@ -311,3 +311,14 @@ def test_interrupt_keeps_what_is_finished(bundle: Path, photos: Path, tmp_path: 
     finished = list(out.glob("*.json"))
     assert 0 < len(finished) < 60 and not list(out.glob(".*"))
     assert all(json.loads(path.read_text())["height"] == 1200 for path in finished)
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    upright = np.zeros((32, 64, 3), np.uint8)
+    upright[:, :32] = 255
+    jpeg = cv2.imencode(".jpg", upright)[1].tobytes()
+    turn_clockwise = b"\x00\x06\x00\x00"
+    exif = b"Exif\x00\x00MM\x00\x2a\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01" + turn_clockwise + bytes(4)
+    (tmp_path / "a.jpg").write_bytes(jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:])
+    found = read_image(tmp_path / "a.jpg")
+    assert found.shape == (64, 32, 3) and found[:28].min() > 200 and found[36:].max() < 50
