@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from segc.cli import benchmark, data, export, predict
+from segc.cli import benchmark, data, doctor, export, inspect, predict, run, train
 
 app = typer.Typer(
     name="segc",
@@ -30,12 +30,22 @@ def _root(
     version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """Compress a semantic-segmentation network for an edge device, and prove what it lost on the way."""
-app.add_typer(data.app, name="data")
+
+
+app.command("train")(train.train)
 app.command("export")(export.export)
-app.command("benchmark")(benchmark.benchmark)
+app.command("run")(run.run)
+app.command("inspect")(inspect.inspect)
+app.command("doctor")(doctor.doctor)
 app.command("predict")(predict.predict)
+app.command("benchmark")(benchmark.benchmark)
+app.add_typer(data.app, name="data")
 
 
 def main() -> None:
     """Run the command line."""
     app()
+
+
+if __name__ == "__main__":
+    main()
