@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from segc.calib.select import images_in
 from segc.core.errors import UserError
 from segc.core.files import read_json, sha256_json
 from segc.core.rows import cpu_name, package_version
@@ -88,9 +89,7 @@ class Run:
         folder = self.recipe.calibrate.images
         if folder is None:
             return self._dataset("train").image_paths
-        from segc.export.exporter import verification_images
-
-        return verification_images(folder)
+        return images_in(folder)
 
     @cached_property
     def overrides(self) -> dict[str, Any]:
@@ -187,8 +186,7 @@ class Run:
         from segc.calib.calibrate import calibrate
 
         options = self.recipe.calibrate
-        method = {} if options.method == "auto" else {"method": options.method}
-        calibrate(self.bundle, self.calibration_images, count=options.count, seed=options.seed, **method)
+        calibrate(self.bundle, self.calibration_images, count=options.count, seed=options.seed, method=options.method)
 
     def _quantize_inputs(self) -> Any:
         table = self._hash(self.bundle / "calibration.json")
