@@ -196,6 +196,8 @@ def _table(data: dict[str, Any]) -> Any:
     from rich.text import Text
 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for _ in range(2):
+        table.add_column(overflow="fold")
     for key, value in _flat(data):
         table.add_row(f"[bold]{key}[/]", Text(value))
     return table

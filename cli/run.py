@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @verb
 def run(
     recipe: Annotated[str, typer.Argument(help="A recipe (YAML): a path, or segc::recipes/NAME.yaml.")],
-    work_dir: Annotated[Path | None, typer.Option(help="Folder of everything the run writes.  [work_dirs/NAME]")] = None,
+    work_dir: Annotated[Path | None, typer.Option(help="Folder of everything the run writes. Default: work_dirs/NAME.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget earlier work and do every stage anew.")] = False,
     start: Annotated[str | None, typer.Option("--from", help="Redo this stage and the later ones.")] = None,
     until: Annotated[str | None, typer.Option("--until", help="Stop after this stage.")] = None,

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from segc.cli.main import app
 from segc.cli.verb import Outcome, verb
 from segc.core.errors import CheckFailed, UserError
 
+ROOT = Path(__file__).parents[2]
 HEAVY = "torch mmseg mmengine mmcv onnx onnxruntime openvino nncf cv2 safetensors".split()
 
 
@@ -140,3 +142,10 @@ def test_verdict_line_has_the_command_and_the_time(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "argv", ["segc", "fake", "a b"])
     last = CliRunner().invoke(_fake(None), []).stdout.strip().splitlines()[-1]
     assert last.startswith("segc fake 'a b' | ") and last.endswith(" s")
+
+
+def test_the_reference_page_is_current(tmp_path: Path) -> None:
+    make = ["typer", "segc.cli.main", "utils", "docs", "--name", "segc", "--output"]
+    subprocess.run([sys.executable, "-m", *make, str(tmp_path / "cli.md")], check=True, capture_output=True)
+    same = (tmp_path / "cli.md").read_text() == (ROOT / "docs" / "cli.md").read_text()
+    assert same, f"make it again: python -m {' '.join(make)} docs/cli.md"
