@@ -57,7 +57,11 @@ class Calibrate(_Section):
 class Quantize(_Section):
     """The int8 graph."""
 
-    options: dict[str, Any] = Field(default={}, description="Keyword options of the quantizer, as in docs/quantization.md.")
+    keep: list[str] = Field(default=[], description="Names of nodes to leave in float.")
+    chains: bool = Field(default=True, description="Keep what lies between int8 convolutions in int8 too.")
+    least_agreement: float = Field(
+        default=0.9, ge=0, le=1, description="Share of pixels with the class of fp32 below which the graph counts as broken."
+    )
 
 
 class Validate(_Section):

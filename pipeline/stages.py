@@ -190,12 +190,13 @@ class Run:
 
     def _quantize_inputs(self) -> Any:
         table = self._hash(self.bundle / "calibration.json")
-        return [self.recipe.quantize.model_dump(mode="json"), self._graph("fp32"), table, package_version("nncf")]
+        return [self.recipe.quantize.model_dump(mode="json"), self._graph("fp32"), table, self._dataset_hash(self.recipe.data.split)]
 
     def _quantize(self, resume: bool) -> None:
         from segc.compress.quantize import quantize_bundle
 
-        quantize_bundle(self.bundle, **self.recipe.quantize.options)
+        options = self.recipe.quantize.model_dump()
+        quantize_bundle(self.bundle, images=self.validation_set.image_paths, **options)
 
     # --- validate, benchmark
 

@@ -66,6 +66,7 @@ class Rooms:
 
     def quantize(self, bundle: Path, **options: Any) -> Manifest:
         self.ran.append("quantize")
+        assert {path.parent.name for path in options.pop("images")} == {"val"}
         return self._add(bundle, read_manifest(bundle), "int8", (bundle / "calibration.json").read_text() + str(options))
 
     def _add(self, bundle: Path, manifest: Manifest, precision: str, content: str) -> Manifest:
@@ -146,7 +147,7 @@ def test_all_stages_then_none(folder: Path, rooms: Rooms) -> None:
     [
         ("benchmark: {runs: 9}\n", ["benchmark", "report"]),
         ("validate: {limit: 1}\n", [*ALL[4:8], "report"]),
-        ("quantize: {options: {x: 1}}\n", ALL[3:]),
+        ("quantize: {chains: false}\n", ALL[3:]),
         ("calibrate: {count: 2}\n", ALL[2:]),
         ("export: {opset: 18}\n", ALL[1:]),
         ("train: {overrides: {model.type: X}}\n", ALL),
@@ -199,7 +200,7 @@ def test_stand_ins_have_the_parameters_of_the_real_rooms() -> None:
         ("segc.train.trainer", "train"): "resume seed",
         ("segc.export.exporter", "export_network"): "input_size batch output opset images overrides name",
         ("segc.calib.calibrate", "calibrate"): "count seed method",
-        ("segc.compress.quantize", "quantize_bundle"): "",
+        ("segc.compress.quantize", "quantize_bundle"): "images keep chains least_agreement",
         ("segc.validate.evaluate", "validate"): "against backend limit",
         ("segc.runtime.benchmark", "benchmark_many"): "threads warmup runs images",
         ("segc.validate.report", "write_report"): "",
