@@ -20,6 +20,7 @@ from torch.export import Dim
 
 from segc.core.contract import CONTRACT_KEY, Contract, Size
 from segc.core.errors import CheckFailed, UserError
+from segc.export.rewrite import push_pointwise_through_resize
 
 Exporter = Literal["dynamo", "torchscript"]
 
@@ -155,9 +156,11 @@ def _simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     import onnxslim
 
     try:
-        return onnxslim.slim(model)
+        slim: onnx.ModelProto = onnxslim.slim(model)
     except Exception as error:
         raise UserError(f"onnxslim cannot simplify this graph: {_reason(error)}", "Add --no-simplify.") from error
+    push_pointwise_through_resize(slim)
+    return slim
 
 
 def _strip_traces(model: onnx.ModelProto) -> None:

@@ -16,6 +16,7 @@ def push_pointwise_through_resize(model: ModelProto) -> int:
     act on different axes and the interpolation weights of a pixel sum to one (so that the bias may be added once). SegFormer's
     and SegNeXt's all-MLP heads spend most of their multiplications there: at 512x512 B0's fusion layer shrinks to a third.
     """
+    model.CopyFrom(onnx.shape_inference.infer_shapes(model))
     graph = model.graph
     weights = {item.name: item for item in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}

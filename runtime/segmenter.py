@@ -88,6 +88,16 @@ class Segmenter:
         return found[: len(images)]
 
 
+def network_inputs(image: Image, contract: Contract) -> list[Image]:
+    """What the graph is fed for one image: the image at the graph's size, or the windows of slide inference."""
+    if contract.inference.crop_size is None or contract.inference.stride is None:
+        size = contract.static_size
+        return [image if size in (None, image.shape[:2]) else resize_image(image, size)]
+    scaled = _host_resize(image, contract.resize)
+    boxes = windows((scaled.shape[0], scaled.shape[1]), contract.inference.crop_size, contract.inference.stride)
+    return [_fill(scaled[y1:y2, x1:x2], contract) for y1, x1, y2, x2 in boxes]
+
+
 def slide_logits(runner: Runner, image: Image) -> Logits:
     """Average of the logits of overlapping windows (mmseg ``EncoderDecoder.slide_inference``): float32 (K, H, W).
 
@@ -167,19 +177,18 @@ def _nearest_axis(have: int, want: int) -> NDArray[np.intp]:
 
 
 def _run_windows(runner: Runner, crops: list[Image]) -> list[Logits]:
-    size = runner.contract.static_size
-    if size is not None:
-        fill = np.rint(runner.contract.mean).astype(np.uint8)
-        crops = [_pad(crop, size, fill) for crop in crops]
+    crops = [_fill(crop, runner.contract) for crop in crops]
     missing = (runner.contract.batch or len(crops)) - len(crops)
     return list(runner.run(np.stack(crops + [crops[-1]] * missing))[: len(crops)])
 
 
-def _pad(crop: Image, size: Size, fill: NDArray[np.uint8]) -> Image:
-    if crop.shape[:2] == tuple(size):
+def _fill(crop: Image, contract: Contract) -> Image:
+    """A window that is smaller than a static graph takes, filled up with the mean colour at the bottom and the right."""
+    size = contract.static_size
+    if size is None or crop.shape[:2] == size:
         return crop
     padded = np.empty((*size, 3), np.uint8)
-    padded[:] = fill
+    padded[:] = np.rint(contract.mean).astype(np.uint8)
     padded[: crop.shape[0], : crop.shape[1]] = crop
     return padded
 

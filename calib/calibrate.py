@@ -1,0 +1,135 @@
+"""Run a bundle's fp32 graph on real images and record the range of every activation that may be quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from segc.calib.ranges import DEFAULT_PERCENTILE, METHODS, AbsHistogram, amax_of
+from segc.calib.select import DEFAULT_COUNT, choose_images
+from segc.calib.table import TABLE, CalibrationImage, CalibrationTable, write_table
+from segc.core.contract import Contract
+from segc.core.errors import UserError, nearest
+from segc.core.files import sha256_file, sha256_json
+from segc.core.images import read_image
+from segc.core.progress import track
+from segc.runtime.bundle import graph_path, read_manifest
+from segc.runtime.segmenter import network_inputs
+
+FEW_IMAGES = 8
+_INPUT = "images"
+# Float tensors of other ranks are shapes and scales.
+_ACTIVATION_RANKS = (2, 3, 4)
+
+
+def calibrate(
+    bundle: Path | str,
+    images: Sequence[Path],
+    *,
+    method: str = "minmax",
+    percentile: float = DEFAULT_PERCENTILE,
+    count: int = DEFAULT_COUNT,
+    seed: int = 0,
+    output: Path | None = None,
+    threads: int | None = None,
+) -> Path:
+    """Measure the ranges of a bundle's fp32 graph and write ``calibration.json`` into the bundle.
+
+    Args:
+        bundle: a bundle folder with an fp32 graph.
+        images: real images to draw from, of the training split rather than of the validation split.
+        method: one of ``segc.calib.ranges.METHODS``. percentile: for method ``percentile``.
+        count, seed: how many are drawn, and by which seed.
+        output: where to write the table instead.
+        threads: CPU threads.
+
+    Returns:
+        The path of the table.
+
+    Raises:
+        UserError: no images, an unknown method, unreadable images, or NaN in the activations.
+    """
+    bundle = Path(bundle)
+    if method not in METHODS:
+        raise UserError(f"unknown calibration method {method!r}.{nearest(method, METHODS)}")
+    chosen = choose_images(images, count, seed)
+    manifest = read_manifest(bundle)
+    graph = graph_path(bundle, manifest, "fp32")
+    histograms = collect(graph, manifest.contract, chosen, threads)
+    table = CalibrationTable(
+        method=method,
+        percentile=percentile if method == "percentile" else None,
+        seed=seed,
+        graph_sha256=manifest.graphs["fp32"].sha256,
+        contract_sha256=contract_hash(manifest.contract),
+        images=[CalibrationImage(name=path.name, sha256=sha256_file(path)) for path in chosen],
+        ranges={name: amax_of(histogram, method, percentile) for name, histogram in histograms.items()},
+        notes=_notes(chosen),
+    )
+    path = output or bundle / TABLE
+    write_table(path, table)
+    return path
+
+
+def collect(graph: Path, contract: Contract, images: Sequence[Path], threads: int | None = None) -> dict[str, AbsHistogram]:
+    """Histogram of |x| of every float activation of a graph, over the images as the runtime would feed them.
+
+    Raises:
+        UserError: an activation is NaN or infinite; the tensor and the image are named.
+    """
+    session, names = _exposed_session(graph, threads)
+    histograms = {name: AbsHistogram() for name in names}
+    for path in track(images, "calibrating"):
+        for batch in _batches(network_inputs(read_image(path), contract), contract.batch):
+            for name, value in zip(names, session.run(names, {_INPUT: batch}), strict=True):
+                try:
+                    histograms[name].update(value)
+                except ValueError as error:
+                    raise UserError(
+                        f"tensor {name} holds {error} on {path}: the network is broken or the image is.", "Check the weights."
+                    ) from error
+    return histograms
+
+
+def contract_hash(contract: Contract) -> str:
+    """SHA-256 of what decides the network's input: the contract without what only names or paints the output."""
+    return sha256_json(contract.model_dump(mode="json", exclude={"classes", "palette", "output", "ignore_index"}))
+
+
+def _exposed_session(graph: Path, threads: int | None) -> tuple[ort.InferenceSession, list[str]]:
+    """A session whose outputs are all float activations of the graph, unoptimised so that each of them exists."""
+    model = onnx.shape_inference.infer_shapes(onnx.load(graph))
+    produced = {name for node in model.graph.node for name in node.output}
+    names = [item.name for item in model.graph.value_info if item.name in produced and _is_activation(item)]
+    existing = {item.name for item in model.graph.output}
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names if name not in existing)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]), names
+
+
+def _is_activation(item: onnx.ValueInfoProto) -> bool:
+    kind = item.type.tensor_type
+    return kind.elem_type == onnx.TensorProto.FLOAT and len(kind.shape.dim) in _ACTIVATION_RANKS
+
+
+def _batches(images: list[NDArray[np.uint8]], batch: int | None) -> Iterator[NDArray[Any]]:
+    """Batches of the graph's size; one that is not full repeats its last image."""
+    size = batch or 1
+    for start in range(0, len(images), size):
+        group = images[start : start + size]
+        yield np.stack(group + [group[-1]] * (size - len(group)))
+
+
+def _notes(images: Sequence[Path]) -> list[str]:
+    few = [f"only {len(images)} calibration images: ranges may be too small; {DEFAULT_COUNT} or more are usual"]
+    return few if len(images) < FEW_IMAGES else []

@@ -1,0 +1,74 @@
+"""The calibration table: tensor -> range, and everything it depends on. It is reused only while all of that is the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from segc.core.errors import UserError
+from segc.core.files import read_json, write_json
+
+TABLE = "calibration.json"
+
+
+class CalibrationImage(BaseModel):
+    """A calibration image: its file name and the SHA-256 of its content."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    sha256: str
+
+
+class CalibrationTable(BaseModel):
+    """``calibration.json``: ``ranges`` maps each tensor of the fp32 graph to amax (its symmetric range).
+
+    graph_sha256, contract_sha256: of the graph the ranges were measured on. method, percentile, seed: how. images: on what.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = 1
+    method: str
+    percentile: float | None
+    seed: int
+    graph_sha256: str
+    contract_sha256: str
+    images: list[CalibrationImage]
+    ranges: dict[str, float]
+    notes: list[str] = []
+
+    def check_graph(self, graph_sha256: str, contract_sha256: str) -> None:
+        """Refuse to be used with another graph or another preprocessing.
+
+        Raises:
+            UserError: says which of them differs.
+        """
+        pairs = (("graph", self.graph_sha256, graph_sha256), ("pipeline contract", self.contract_sha256, contract_sha256))
+        for what, mine, other in pairs:
+            if mine != other:
+                raise UserError(
+                    f"the calibration table was measured with another {what} ({mine[:12]}..., now {other[:12]}...).",
+                    "Calibrate again: segc calibrate BUNDLE --images DIR",
+                )
+
+
+def read_table(path: Path | str) -> CalibrationTable:
+    """Read a calibration table.
+
+    Raises:
+        UserError: missing or not a table.
+    """
+    data = read_json(path)
+    try:
+        return CalibrationTable.model_validate(data)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise UserError(f"{path} is not a calibration table: {where}: {problem['msg']}.", "segc calibrate BUNDLE --images DIR") from error
+
+
+def write_table(path: Path | str, table: CalibrationTable) -> None:
+    """Write a calibration table atomically."""
+    write_json(path, table.model_dump(mode="json"))

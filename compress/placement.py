@@ -1,0 +1,90 @@
+"""Which nodes of a deploy graph become int8, and why the others do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from onnx import ModelProto, NodeProto
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+# Ops that runtimes run on int8 values between weighted ops, so that a chain need not go back to float.
+CHAIN = ("Add", "Relu", "Clip", "MaxPool", "AveragePool", "Concat", "Resize")
+# Their int8 forms lose accuracy, or do not exist in TensorRT.
+FLOAT = ("LayerNormalization", "Softmax", "Gelu", "Erf", "Sigmoid", "HardSigmoid", "ArgMax", "ReduceMean", "InstanceNormalization")
+
+REASON_BEFORE = "preprocessing: runs on pixel values before the first weighted node"
+REASON_AFTER = "postprocessing: decides the class map"
+REASON_LOGITS = "gives the logits: their differences decide the class map"
+REASON_FLOAT = "needs float range"
+REASON_BROKEN = "reads a float tensor: quantizing it would add a round trip and speed up nothing"
+REASON_USER = "kept by name"
+
+
+@dataclass
+class Placement:
+    """``quantized``: names of the int8 nodes. ``kept``: name -> reason, for every other node whose op could have been int8."""
+
+    quantized: list[str] = field(default_factory=list)
+    kept: dict[str, str] = field(default_factory=dict)
+
+
+def place(model: ModelProto, keep: frozenset[str] = frozenset(), chains: bool = True) -> Placement:
+    """Choose the int8 nodes of a graph.
+
+    Weighted nodes are quantized, except those that give the logits. A node of ``CHAIN`` is quantized only when every tensor it reads
+    comes from a quantized node.
+
+    Args:
+        model: a deploy graph; its nodes are in topological order and named.
+        keep: names of nodes to leave in float.
+        chains: False quantizes weighted nodes only.
+    """
+    graph = model.graph
+    constants = {item.name for item in graph.initializer}
+    before = _without_weighted(list(graph.node), forward=True)
+    after = _without_weighted(list(graph.node), forward=False)
+    placement = Placement()
+    from_int8: set[str] = set()
+    for node in graph.node:
+        if node.op_type not in WEIGHTED + CHAIN + FLOAT:
+            continue
+        reason = _reason(node, before, after, keep, constants, from_int8, chains)
+        if reason:
+            placement.kept[node.name] = reason
+        else:
+            placement.quantized.append(node.name)
+            from_int8.update(node.output)
+    return placement
+
+
+def _reason(
+    node: NodeProto, before: set[str], after: set[str], keep: frozenset[str], constants: set[str], from_int8: set[str], chains: bool
+) -> str:
+    """Why a node stays in float; empty when it becomes int8."""
+    if node.name in keep:
+        return REASON_USER
+    if node.op_type in FLOAT:
+        return REASON_FLOAT
+    weighted = node.op_type in WEIGHTED
+    if node.name in before and not weighted:
+        return REASON_BEFORE
+    if node.name in after:
+        return REASON_LOGITS if weighted else REASON_AFTER
+    if weighted:
+        return ""
+    reads = [name for name in node.input[: 1 if node.op_type == "Resize" else None] if name and name not in constants]
+    return "" if chains and reads and all(name in from_int8 for name in reads) else REASON_BROKEN
+
+
+def _without_weighted(nodes: list[NodeProto], forward: bool) -> set[str]:
+    """Names of nodes with no weighted node among their ancestors (``forward``) or descendants."""
+    reached: set[str] = set()
+    clear = set()
+    for node in nodes if forward else reversed(nodes):
+        reads, gives = (node.input, node.output) if forward else (node.output, node.input)
+        tainted = any(name in reached for name in reads)
+        if not tainted:
+            clear.add(node.name)
+        if tainted or node.op_type in WEIGHTED:
+            reached.update(gives)
+    return clear

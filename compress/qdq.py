@@ -1,0 +1,88 @@
+"""Insert symmetric int8 Q/DQ pairs into a graph: per-tensor activations, per-channel weights, float biases."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+from onnx import ModelProto
+from onnxruntime.quantization import QuantType
+from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+from segc.compress.placement import CHAIN, WEIGHTED, Placement
+from segc.core.errors import UserError
+
+_SETTINGS = {
+    "ActivationSymmetric": True,
+    "WeightSymmetric": True,
+    # TensorRT takes float biases only; ONNX Runtime quantizes them itself while loading.
+    "QuantizeBias": False,
+    # ONNX Runtime cannot scale MatMul weights per channel on the default axis 0.
+    "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
+}
+
+
+def insert_qdq(model: ModelProto, placement: Placement, ranges: Mapping[str, float]) -> ModelProto:
+    """A copy of ``model`` whose placed nodes read and write int8 through Q/DQ pairs; metadata is kept.
+
+    Args:
+        model: the fp32 graph.
+        placement: which nodes.
+        ranges: tensor -> amax; a tensor that is always zero gets a range of 1.
+
+    Raises:
+        UserError: a tensor of a placed node has no range, or one that is not a number.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    quantizer = QDQQuantizer(
+        copy,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QInt8,
+        tensors_range=_ranges(copy, placement, ranges),
+        nodes_to_quantize=placement.quantized,
+        nodes_to_exclude=[],
+        op_types_to_quantize=list(WEIGHTED + CHAIN),
+        extra_options=_SETTINGS,
+    )
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        quantizer.quantize_model()
+    finally:
+        logging.getLogger().setLevel(level)
+    quantizer.model.topological_sort()
+    quantized: ModelProto = quantizer.model.model
+    _drop_contrib_import(quantized)
+    return quantized
+
+
+def _ranges(model: ModelProto, placement: Placement, ranges: Mapping[str, float]) -> TensorsData:
+    """The quantizer's ranges; tensors it does not touch are absent."""
+    constants = {item.name for item in model.graph.initializer}
+    wanted = set(placement.quantized)
+    touched = {name for node in model.graph.node if node.name in wanted for name in (*node.input, *node.output) if name} - constants
+    integer = {item.name for item in model.graph.value_info if item.type.tensor_type.elem_type not in (0, 1)}
+    missing = sorted(name for name in touched - integer if not np.isfinite(ranges.get(name, np.nan)))
+    if missing:
+        raise UserError(
+            f"the calibration table has no range for {len(missing)} tensors ({', '.join(missing[:3])}).",
+            "Calibrate again: segc calibrate BUNDLE --images DIR",
+        )
+    data = {name: _both_sides(ranges[name] or 1.0) for name in touched - integer}
+    return TensorsData(CalibrationMethod.MinMax, data)
+
+
+def _both_sides(amax: float) -> TensorData:
+    return TensorData(lowest=np.array(-amax, np.float32), highest=np.array(amax, np.float32))
+
+
+def _drop_contrib_import(model: ModelProto) -> None:
+    """The quantizer imports com.microsoft whether it is used or not; strict runtimes stumble over it."""
+    used = {node.domain for node in model.graph.node}
+    for item in [item for item in model.opset_import if item.domain not in used | {"", "ai.onnx"}]:
+        model.opset_import.remove(item)

@@ -1,0 +1,147 @@
+"""Post-training quantization: the fp32 graph of a bundle and a calibration table -> one int8 Q/DQ graph for every runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import ModelProto
+
+from segc.calib.calibrate import contract_hash
+from segc.calib.table import TABLE, CalibrationTable, read_table
+from segc.compress.placement import WEIGHTED, Placement, place
+from segc.compress.qdq import insert_qdq
+from segc.core.contract import CONTRACT_KEY, Contract
+from segc.core.errors import CheckFailed, UserError, nearest
+from segc.core.files import atomic_path, sha256_file
+from segc.core.images import read_image
+from segc.core.progress import track
+from segc.export.exporter import verification_images
+from segc.export.tensorrt_rules import check_qdq
+from segc.export.verify import pick
+from segc.runtime.bundle import Graph, Manifest, graph_file, graph_path, read_manifest, write_manifest
+from segc.runtime.runner import open_runner
+from segc.runtime.segmenter import Segmenter
+from segc.runtime.target import Target
+
+PRECISION = "int8"
+LEAST_AGREEMENT = 0.9
+CHECK_IMAGES = 4
+
+
+def quantize_bundle(
+    bundle: Path | str,
+    *,
+    table: Path | None = None,
+    keep: Sequence[str] = (),
+    chains: bool = True,
+    images: Sequence[Path] | Path | None = None,
+    least_agreement: float = LEAST_AGREEMENT,
+) -> Manifest:
+    """Add ``model.int8.onnx`` to a bundle.
+
+    Args:
+        bundle: a bundle with an fp32 graph.
+        table: calibration table; None takes the bundle's ``calibration.json``.
+        keep: names of nodes to leave in float.
+        chains: keep Add, Relu, MaxPool, Concat and Resize between int8 convolutions in int8 too.
+        images: to compare the int8 graph with the fp32 graph on; None takes the bundle's validation images.
+        least_agreement: share of pixels with the same class below which the graph is refused: it guards against a broken graph,
+            the accuracy itself is for ``segc validate``.
+
+    Raises:
+        UserError: no table, a table of another graph, an unknown node name.
+        CheckFailed: TensorRT would refuse the graph (each node is named), or it disagrees with fp32.
+    """
+    bundle = Path(bundle)
+    manifest = read_manifest(bundle)
+    fp32 = graph_path(bundle, manifest, "fp32")
+    ranges = _table(bundle, table, manifest)
+    model = onnx.load(fp32)
+    placement = place(model, _known_nodes(model, keep), chains)
+    quantized = quantize_graph(model, ranges.ranges, placement)
+    path = bundle / graph_file(PRECISION)
+    with atomic_path(path) as temporary:
+        onnx.save(quantized, temporary)
+        parity = compare(fp32, temporary, manifest.contract, _check_images(images, manifest))
+        if parity["pixel_agreement"] < least_agreement:
+            raise CheckFailed(
+                f"the int8 graph gives the class of the fp32 graph on {100 * parity['pixel_agreement']:.2f} % of the pixels of "
+                f"{parity['n_images']} images; {100 * least_agreement:g} % are needed. Nothing was written. "
+                "Calibrate on more images, with --method mse or percentile, or keep sensitive nodes in float (keep=)."
+            )
+    return _record(bundle, manifest, path, quantized, parity, placement, ranges)
+
+
+def quantize_graph(model: ModelProto, ranges: Mapping[str, float], placement: Placement) -> ModelProto:
+    """The int8 Q/DQ form of an fp32 graph, checked against ONNX's and TensorRT's rules.
+
+    Raises:
+        UserError: nothing to quantize, or a tensor without a range.
+        CheckFailed: a rule is broken; each offending node is named.
+    """
+    if not any(node.op_type in WEIGHTED and node.name in set(placement.quantized) for node in model.graph.node):
+        raise UserError("nothing is left to quantize: the graph has no convolution or matrix product that may become int8.")
+    quantized = insert_qdq(model, placement, ranges)
+    onnx.checker.check_model(quantized)
+    broken = check_qdq(quantized)
+    if broken:
+        told = "; ".join(f"{item.node}: {item.detail}" for item in broken[:8])
+        raise CheckFailed(f"TensorRT would refuse {len(broken)} nodes of the int8 graph: {told}.")
+    return quantized
+
+
+def compare(fp32: Path, int8: Path, contract: Contract, images: Sequence[Path]) -> dict[str, Any]:
+    """Pixel agreement of two graphs in ONNX Runtime over images; JSON-ready, with its conditions."""
+    first, second = (Segmenter(open_runner(Target(path, "onnx"), "onnxruntime")) for path in (fp32, int8))
+    same = pixels = 0
+    for path in track(images, "comparing int8 with fp32"):
+        image = read_image(path)
+        equal = first.class_map(image) == second.class_map(image)
+        same, pixels = same + int(equal.sum()), pixels + equal.size
+    return {"pixel_agreement": same / pixels, "n_images": len(images), "conditions": {"against": "fp32", "backend": "onnxruntime"}}
+
+
+def _table(bundle: Path, table: Path | None, manifest: Manifest) -> CalibrationTable:
+    path = table or bundle / TABLE
+    if not path.exists():
+        raise UserError(f"int8 needs a calibration table; {path} does not exist.", f"segc calibrate {bundle} --images DIR")
+    found = read_table(path)
+    found.check_graph(manifest.graphs["fp32"].sha256, contract_hash(manifest.contract))
+    return found
+
+
+def _known_nodes(model: ModelProto, keep: Sequence[str]) -> frozenset[str]:
+    names = {node.name for node in model.graph.node}
+    for name in keep:
+        if name not in names:
+            raise UserError(f"the graph has no node {name!r}.{nearest(name, names)}")
+    return frozenset(keep)
+
+
+def _check_images(images: Sequence[Path] | Path | None, manifest: Manifest) -> list[Path]:
+    return pick(verification_images(images, manifest.provenance.get("data")), CHECK_IMAGES)
+
+
+def _record(
+    bundle: Path,
+    manifest: Manifest,
+    path: Path,
+    model: ModelProto,
+    parity: dict[str, Any],
+    placement: Placement,
+    table: CalibrationTable,
+) -> Manifest:
+    notes = {
+        "quantized_nodes": len(placement.quantized),
+        "kept_in_float": placement.kept,
+        "calibration": {"method": table.method, "images": len(table.images), "seed": table.seed, "notes": table.notes},
+    }
+    opset = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
+    graph = Graph(file=path.name, sha256=sha256_file(path), opset=opset, parity=parity, notes=notes)
+    manifest = manifest.model_copy(update={"graphs": {**manifest.graphs, PRECISION: graph}})
+    assert CONTRACT_KEY in {prop.key for prop in model.metadata_props}
+    write_manifest(bundle, manifest)
+    return manifest
