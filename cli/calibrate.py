@@ -13,13 +13,13 @@ from segc.cli.verb import Outcome, verb
 @verb
 def calibrate(
     bundle: Annotated[Path, typer.Argument(help="A bundle with an fp32 graph.")],
-    images: Annotated[Path | None, typer.Option(help="Folder of real images.  [the bundle's training split]")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of real images. Default: the bundle's training split.")] = None,
     count: Annotated[int, typer.Option(help="How many images are drawn.")] = 64,
     method: Annotated[str, typer.Option(help="minmax, percentile, mse or entropy.")] = "minmax",
     percentile: Annotated[float, typer.Option(help="For --method percentile.")] = 99.99,
     seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Table file.  [BUNDLE/calibration.json]")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Table file. Default: BUNDLE/calibration.json.")] = None,
 ) -> Outcome:
     """Measure the range of every activation on real images and write the calibration table of a bundle.
 

@@ -14,7 +14,7 @@ from segc.cli.verb import Outcome, verb
 def train(
     config: Annotated[str, typer.Argument(help="An mmseg config: a path, mmseg::NAME.py or segc::NAME.py.")],
     override: Annotated[list[str] | None, typer.Option("-o", "--override", help="KEY=VALUE, a dotted key of the config.")] = None,
-    work_dir: Annotated[Path | None, typer.Option(help="Checkpoints, log, TensorBoard scalars.  [work_dirs/CONFIG]")] = None,
+    work_dir: Annotated[Path | None, typer.Option(help="Checkpoints, log, TensorBoard scalars. Default: work_dirs/CONFIG.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of resuming what lies in the work dir.")] = False,
     launcher: Annotated[str, typer.Option(help="none, or pytorch under torchrun.")] = "none",
     seed: Annotated[int | None, typer.Option(help="Seed of weights and data order.")] = None,

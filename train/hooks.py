@@ -107,4 +107,4 @@ class StopHook(Hook):
 
 
 def _loss(outputs: Any) -> float:
-    return float(outputs["loss"]) if outputs and "loss" in outputs else math.nan
+    return float(outputs["loss"].detach()) if outputs and "loss" in outputs else math.nan
