@@ -98,7 +98,7 @@ def benchmark_many(
     """Measure (target, backend) pairs turn by turn, one image each, so that a drift of the machine meets all of them alike.
 
     Args:
-        targets: what to measure; the first is the reference of ``pixel_agreement``.
+        targets: what to measure; the first is the reference of ``pixel_agreement``, and a checkpoint after it runs at its size.
         threads: CPU threads of each; None leaves it to the backends.
         warmup: runs that are not counted, per target; at least one, it loads what is lazy.
         runs: counted runs per target.
@@ -115,7 +115,8 @@ def benchmark_many(
     candidates: list[_Candidate] = []
     try:
         for target, backend in targets:
-            candidates.append(_load(target, backend, threads, warmup, images))
+            contract = candidates[0].runner.contract if candidates else None
+            candidates.append(_load(target, backend, threads, warmup, images, contract))
         for index in track(range(runs), "measuring", runs):
             for candidate in candidates:
                 number, read = _pick(images, index, candidate.runner.contract)
@@ -162,14 +163,16 @@ def write_preferred(bundle: Path, preferred: dict[str, str]) -> None:
     write_manifest(bundle, read_manifest(bundle).model_copy(update={"preferred": preferred}))
 
 
-def _load(target: str | Target, backend: str | None, threads: int | None, warmup: int, images: Sequence[Path] | None) -> _Candidate:
+def _load(
+    target: str | Target, backend: str | None, threads: int | None, warmup: int, images: Sequence[Path] | None, contract: Contract | None
+) -> _Candidate:
     process = psutil.Process()
     before = process.memory_info().rss
     parsed = parse_target(target) if isinstance(target, str) else target
     if parsed.kind == "bundle":
         precision, backend = choose(read_manifest(parsed.path), parsed.precision, backend)
         parsed = Target(parsed.path, "bundle", precision)
-    runner = _Timed(open_runner(parsed, backend, threads))
+    runner = _Timed(open_runner(parsed, backend, threads, contract))
     candidate = _Candidate(parsed, runner, 0)
     for index in range(max(warmup, 1)):
         candidate.measure(*_pick(images, index, runner.contract))

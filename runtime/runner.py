@@ -59,20 +59,21 @@ BACKENDS = {
 }
 
 
-def open_runner(target: str | Target, backend: str | None = None, threads: int | None = None) -> Runner:
+def open_runner(target: str | Target, backend: str | None = None, threads: int | None = None, contract: Contract | None = None) -> Runner:
     """Open a bundle (``PATH@PRECISION``), an ONNX deploy graph or a checkpoint.
 
     Args:
         target: what to run. A bundle without ``@precision`` gives its preferred graph, else fp32.
         backend: a name of ``BACKENDS``; None takes the bundle's preferred one, else ONNX Runtime for graphs and torch for checkpoints.
         threads: CPU threads inside one run; None lets the backend decide.
+        contract: run a checkpoint under this contract (that of the bundle it is compared with) instead of its config's own.
 
     Raises:
         UserError: unknown target, backend or precision, a backend that is not installed or cannot open this kind of target.
     """
     found = parse_target(target) if isinstance(target, str) else target
     if found.kind == "checkpoint":
-        return _opener(backend or "torch", "checkpoint")(found.path, threads=threads)
+        return _opener(backend or "torch", "checkpoint")(found.path, threads=threads, contract=contract)
     if found.kind == "onnx":
         return _opener(backend or "onnxruntime", "graph")(found.path, precision=found.path.stem, threads=threads)
     manifest = read_manifest(found.path)
