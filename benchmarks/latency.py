@@ -21,12 +21,12 @@ from segc.calib.calibrate import calibrate
 from segc.compress.quantize import quantize_bundle
 from segc.core.files import read_json, write_json
 from segc.core.images import read_image
-from segc.core.rows import Row, environment
+from segc.core.rows import Row, environment, value_of
 from segc.data.dataset import open_dataset
 from segc.data.embedded import embedded_dataset
 from segc.export.exporter import export_network
 from segc.models.network import Network, load_network, save_network
-from segc.runtime.benchmark import all_targets, benchmark_many, value
+from segc.runtime.benchmark import all_targets, benchmark_many
 
 RESULTS = Path(__file__).parent / "results" / "latency.json"
 SIZE, CLASSES, THREADS = (512, 512), 11, 2
@@ -84,7 +84,7 @@ def settle_batch_norm(network: Network, images: list[Path]) -> None:
 
 def rows_of(results: list[dict[str, Any]]) -> list[Row]:
     """Median engine latency and agreement of each target, and the ratios that are claimed."""
-    p50 = {(result["precision"], result["backend"]): value(result, "engine_p50") for result in results}
+    p50 = {(result["precision"], result["backend"]): value_of(result, "engine_p50") for result in results}
     rows = [Row.model_validate(row) for result in results for row in result["rows"] if row["metric"] in ("engine_p50", "pixel_agreement")]
     torch_eager = p50["fp32", "torch"]
     fp32 = min(time for (precision, backend), time in p50.items() if precision == "fp32" and backend != "torch")

@@ -28,6 +28,7 @@ def benchmark(
 
     Example: segc benchmark bundle/ --all
     """
+    from segc.core.rows import value_of
     from segc.runtime import benchmark as bench
     from segc.runtime.target import parse_target
 
@@ -38,10 +39,10 @@ def benchmark(
         raise UserError("--torch compares with every backend.", "Add --all.")
     pairs = bench.all_targets(parsed.path, checkpoint) if every or prefer else [(parsed, backend)]
     results = bench.benchmark_many(pairs, threads=threads, warmup=warmup, runs=runs, images=_images(images))
-    fastest = min(results, key=lambda result: bench.value(result, "engine_p50"))
+    fastest = min(results, key=lambda result: value_of(result, "engine_p50"))
     summary = (
-        f"{fastest['precision']} on {fastest['backend']}: engine {bench.value(fastest, 'engine_p50'):.1f} ms (median), "
-        f"pipeline {bench.value(fastest, 'pipeline_throughput'):.1f} images/s."
+        f"{fastest['precision']} on {fastest['backend']}: engine {value_of(fastest, 'engine_p50'):.1f} ms (median), "
+        f"pipeline {value_of(fastest, 'pipeline_throughput'):.1f} images/s."
     )
     if prefer:
         preferred = bench.pick_preferred(results, min_agreement)
@@ -62,15 +63,15 @@ def _images(text: str | None) -> list[Path] | None:
 def _engine_table(results: list[dict[str, Any]]) -> Any:
     from rich.table import Table
 
-    from segc.runtime.benchmark import value
+    from segc.core.rows import value_of
 
     table = Table(title="Engine alone, ms; ratio to the slowest median", title_justify="left")
     for name in ("", "p50", "p90", "p99", "ratio", "agreement", "MiB"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
-    slowest = max(value(result, "engine_p50") for result in results)
+    slowest = max(value_of(result, "engine_p50") for result in results)
     for result in results:
-        marks = [value(result, f"engine_p{mark}") for mark in (50, 90, 99)]
-        agreement, memory = f"{value(result, 'pixel_agreement'):.2f} %", f"{value(result, 'memory_added'):.0f}"
+        marks = [value_of(result, f"engine_p{mark}") for mark in (50, 90, 99)]
+        agreement, memory = f"{value_of(result, 'pixel_agreement'):.2f} %", f"{value_of(result, 'memory_added'):.0f}"
         table.add_row(_name(result), *(f"{mark:.1f}" for mark in marks), f"{slowest / marks[0]:.2f}x", agreement, memory)
     return table
 
@@ -78,14 +79,15 @@ def _engine_table(results: list[dict[str, Any]]) -> Any:
 def _pipeline_table(results: list[dict[str, Any]]) -> Any:
     from rich.table import Table
 
-    from segc.runtime.benchmark import STAGES, value
+    from segc.core.rows import value_of
+    from segc.runtime.benchmark import STAGES
 
     table = Table(title="Whole pipeline, ms; share of decode, preprocess, engine, postprocess in %", title_justify="left")
     for name in ("", "p50", "p99", "images/s", "dec", "pre", "eng", "post"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for result in results:
-        marks = [value(result, name) for name in ("pipeline_p50", "pipeline_p99", "pipeline_throughput")]
-        shares = [value(result, f"{stage}_share") for stage in STAGES]
+        marks = [value_of(result, name) for name in ("pipeline_p50", "pipeline_p99", "pipeline_throughput")]
+        shares = [value_of(result, f"{stage}_share") for stage in STAGES]
         table.add_row(_name(result), *(f"{number:.1f}" for number in (*marks, *shares)))
     return table
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from segc.core.errors import UserError
 
 _TOLD_PACKAGES = (
     "segc numpy opencv-python-headless opencv-python onnx onnxruntime onnxruntime-gpu openvino nncf torch "
@@ -32,6 +35,18 @@ class Row(BaseModel):
     unit: str
     n: int
     conditions: dict[str, Any] = Field(default_factory=dict)
+
+
+def value_of(result: Mapping[str, Any], metric: str) -> float:
+    """The value of the first row of a stored result that has this metric.
+
+    Raises:
+        UserError: there is no such row.
+    """
+    for row in result.get("rows", []):
+        if row["metric"] == metric:
+            return float(row["value"])
+    raise UserError(f"a stored result has no {metric!r} row.", "Measure again: segc validate, segc benchmark")
 
 
 @cache

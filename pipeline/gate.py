@@ -5,11 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from segc.data.dataset import SegmentationSet
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -25,29 +20,6 @@ class Candidate:
     def preferred(self) -> dict[str, str]:
         """As ``Manifest.preferred`` holds it."""
         return {"precision": self.precision, "backend": self.backend}
-
-
-def class_counts(dataset: SegmentationSet, limit: int | None = None) -> NDArray[np.int64]:
-    """Labelled pixels of each class (K,) in the first ``limit`` images."""
-    counts = np.zeros(dataset.spec.num_classes, np.int64)
-    for pair in dataset.pairs[:limit]:
-        label = dataset.read_label(pair)
-        counts += np.bincount(label[label != dataset.spec.ignore_index].ravel(), minlength=len(counts))
-    return counts
-
-
-def baselines(counts: NDArray[np.int64]) -> dict[str, float]:
-    """mIoU in percent of two predictors that look at no image, as mmseg averages (classes absent from label and prediction left out).
-
-    ``one_class``: the most frequent class everywhere; its IoU is its share f of the pixels, that of the others 0.
-    ``random``: each pixel one of K classes, in expectation: TP = f/K of the pixels, union = f + 1/K - f/K.
-    """
-    share = counts / max(int(counts.sum()), 1)
-    classes = len(share)
-    return {
-        "one_class": float(100 * share.max() / max(np.count_nonzero(share), 1)),
-        "random": float(100 * np.mean(share / classes / (share + 1 / classes - share / classes))),
-    }
 
 
 def choose(candidates: Iterable[Candidate], reference_miou: float, max_drop: float) -> Candidate | None:

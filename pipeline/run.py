@@ -8,7 +8,7 @@ from typing import Any
 
 from segc.core.files import explain_write_errors
 from segc.pipeline.engine import Done, run_stages
-from segc.pipeline.gate import Candidate, baselines, class_counts, failures, worst
+from segc.pipeline.gate import Candidate, failures, worst
 from segc.pipeline.recipe import Recipe, load_recipe
 from segc.pipeline.stages import Run
 from segc.runtime.bundle import read_manifest
@@ -87,7 +87,7 @@ def _verdict(run: Run, done: list[Done]) -> RunResult:
     gate = run.recipe.validation
     candidates = run.candidates()
     miou = worst(candidates)
-    guesses = baselines(class_counts(run.validation_set, gate.limit))
+    guesses = run.guesses()
     preferred = read_manifest(run.bundle).preferred
     why = failures(miou, guesses, gate.max_drop, gate.min_gain)
     return RunResult(run.bundle, done, True, candidates, miou, guesses, preferred, why)

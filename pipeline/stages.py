@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from segc.calib.select import images_in
 from segc.core.errors import UserError
 from segc.core.files import read_json, sha256_json
-from segc.core.rows import cpu_name, package_version
+from segc.core.rows import cpu_name, package_version, value_of
 from segc.data.dataset import SegmentationSet, open_dataset
 from segc.data.embedded import embedded_dataset
 from segc.models.config import encode_config, load_config
@@ -234,7 +233,12 @@ class Run:
         validation = read_json(self.result_file("validation", precision, backend))
         timing = read_json(self.result_file("benchmark", precision, backend))
         size = graph_path(self.bundle, manifest, precision).stat().st_size
-        return Candidate(precision, backend, miou_of(validation), p50_of(timing), size)
+        return Candidate(precision, backend, value_of(validation, "mIoU"), value_of(timing, "engine_p50"), size)
+
+    def guesses(self) -> dict[str, float]:
+        """mIoU in percent of two predictors that look at no image."""
+        result = read_json(self.result_file("validation", *self._each()[0]))
+        return {"one_class": value_of(result, "all-one-class mIoU"), "random": value_of(result, "random mIoU")}
 
     def _choose_inputs(self) -> Any:
         return [self.recipe.resolved(), self._graphs(), self._results("validation"), self._results("benchmark")]
@@ -264,20 +268,3 @@ class Run:
 
 def _versions() -> dict[str, str | None]:
     return {name: package_version(name) for name in _MEASURING}
-
-
-def _row(result: dict[str, Any], test: Callable[[dict[str, Any]], bool], what: str) -> float:
-    for row in result.get("rows", []):
-        if test(row):
-            return float(row["value"])
-    raise UserError(f"a stored result has no {what}.", "Run again: segc run RECIPE --from validate")
-
-
-def miou_of(result: dict[str, Any]) -> float:
-    """mIoU in percent of a stored validation."""
-    return _row(result, lambda row: row["metric"] == "mIoU", "mIoU")
-
-
-def p50_of(result: dict[str, Any]) -> float:
-    """Median latency of the engine in milliseconds of a stored benchmark."""
-    return _row(result, lambda row: row["metric"] == "engine_p50", "engine_p50")

@@ -17,7 +17,7 @@ from segc.core.contract import Contract
 from segc.core.errors import UserError
 from segc.core.files import write_json
 from segc.core.progress import track
-from segc.core.rows import Row, environment
+from segc.core.rows import Row, environment, value_of
 from segc.runtime.bundle import read_manifest, write_manifest
 from segc.runtime.images import Image, read_image
 from segc.runtime.runner import Runner, choose, installed_backends, open_runner
@@ -140,21 +140,16 @@ def all_targets(bundle: Path, torch_checkpoint: Path | None = None) -> list[tupl
     return [*found, (str(torch_checkpoint), "torch")] if torch_checkpoint else found
 
 
-def value(result: dict[str, Any], metric: str) -> float:
-    """The value of a row of a result."""
-    return next(float(row["value"]) for row in result["rows"] if row["metric"] == metric)
-
-
 def pick_preferred(results: Sequence[dict[str, Any]], least_agreement: float = 0.99) -> dict[str, str]:
     """{"precision", "backend"} of the fastest graph (median engine latency) that agrees with the reference.
 
     Raises:
         UserError: none agrees.
     """
-    exact = [result for result in results if result["backend"] != "torch" and value(result, "pixel_agreement") >= 100 * least_agreement]
+    exact = [result for result in results if result["backend"] != "torch" and value_of(result, "pixel_agreement") >= 100 * least_agreement]
     if not exact:
         raise UserError(f"no target agrees with the reference on {least_agreement:.1%} of the pixels.", "Lower --min-agreement.")
-    best = min(exact, key=lambda result: value(result, "engine_p50"))
+    best = min(exact, key=lambda result: value_of(result, "engine_p50"))
     return {"precision": best["precision"], "backend": best["backend"]}
 
 

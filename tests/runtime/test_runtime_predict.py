@@ -18,7 +18,8 @@ from toy import DYNAMIC, make_bundle, save_graph
 
 from segc.core.contract import Inference
 from segc.core.errors import UserError
-from segc.runtime.benchmark import STAGES, all_targets, benchmark, benchmark_many, pick_preferred, value, write_preferred
+from segc.core.rows import value_of
+from segc.runtime.benchmark import STAGES, all_targets, benchmark, benchmark_many, pick_preferred, write_preferred
 from segc.runtime.bundle import read_manifest, write_manifest
 from segc.runtime.images import read_image, write_image
 from segc.runtime.overlay import class_areas, draw_overlay
@@ -222,14 +223,14 @@ def test_benchmark_adds_up_and_is_stored(bundle: Path, photos: Path) -> None:
     images = sorted(photos.iterdir())
     results = benchmark_many(all_targets(bundle), threads=1, warmup=1, runs=6, images=images)
     for result in results:
-        assert sum(value(result, f"{stage}_share") for stage in STAGES) == pytest.approx(100)
-        assert value(result, "engine_p50") <= value(result, "engine_p90") <= value(result, "engine_p99")
-        assert value(result, "engine_p50") < value(result, "pipeline_p50")
-        assert value(result, "pixel_agreement") == 100
+        assert sum(value_of(result, f"{stage}_share") for stage in STAGES) == pytest.approx(100)
+        assert value_of(result, "engine_p50") <= value_of(result, "engine_p90") <= value_of(result, "engine_p99")
+        assert value_of(result, "engine_p50") < value_of(result, "pipeline_p50")
+        assert value_of(result, "pixel_agreement") == 100
         stored = json.loads((bundle / f"results/benchmark.fp32.{result['backend']}.json").read_text())
         assert stored["rows"][0]["n"] == 6 and stored["rows"][0]["conditions"]["images"] == 2
     write_preferred(bundle, pick_preferred(results))
-    fastest = min(results, key=lambda result: value(result, "engine_p50"))
+    fastest = min(results, key=lambda result: value_of(result, "engine_p50"))
     assert open_runner(str(bundle)).backend == fastest["backend"]
 
 
