@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +30,8 @@ def train(
     from segc.train.overrides import parse_overrides
     from segc.train.trainer import train as run
 
+    if int(os.environ.get("RANK", "0")) > 0:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (one verdict a training, not one a process)
     folder = work_dir or Path("work_dirs") / Path(config.rpartition("::")[2]).stem
     result = run(config, parse_overrides(override or []), folder, resume=not fresh, launcher=launcher, seed=seed)
     summary = f"mIoU {result.miou:.2f} % after {result.iterations} iterations; weights: {result.weights}"

@@ -48,6 +48,23 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
 
 
+def read_content(path: Path | str) -> dict[str, Any]:
+    """Everything a ``.pth`` of mmengine holds (network, optimizer, schedule, meta), without running code: what a training resumes from.
+
+    Raises:
+        UserError: see ``read_checkpoint``.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist.")
+    if path.suffix == ".safetensors":
+        return {"state_dict": _read_safetensors(path).state}
+    content = _unpickle_safely(path)
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a {type(content).__name__}, expected an mmengine checkpoint.")
+    return dict(content)
+
+
 def _read_safetensors(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:

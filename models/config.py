@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.config.utils import MODULE2PACKAGE
 
 from segc.core.errors import UserError, nearest
 
+# mmengine looks `_base_ = 'mmseg::...'` up by distribution, whose name differs between forks; the module has one name.
+MODULE2PACKAGE["mmseg"] = "mmseg"
 _CONFIG_FOLDERS = {"mmseg": ("mmseg", ".mim/configs"), "segc": ("segc.configs", ".")}
 _TUPLE = "__tuple__"
 _CALLS = {"dict": dict, "list": list, "tuple": tuple}

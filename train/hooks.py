@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
+import threading
 import time
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+from mmengine.dist import all_reduce, all_reduce_params, is_distributed, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from segc.core.errors import UserError
 
 _LINE_EVERY_S = 10.0
+# torchrun passes the terminal's ^C on to processes that already got it: within this time it is the same one.
+_SAME_SIGNAL_S = 1.0
 
 
 class ProgressHook(Hook):
@@ -33,7 +38,7 @@ class ProgressHook(Hook):
         now = time.monotonic()
         live = sys.stderr.isatty()
         done = runner.iter + 1
-        if done < runner.max_iters and now - self._told < (0.5 if live else _LINE_EVERY_S):
+        if not is_main_process() or (done < runner.max_iters and now - self._told < (0.5 if live else _LINE_EVERY_S)):
             return
         self._told = now
         left = (now - self._start) / (done - self.first) * (runner.max_iters - done)
@@ -42,7 +47,7 @@ class ProgressHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Tell the validation result."""
-        if metrics and "mIoU" in metrics:
+        if metrics and "mIoU" in metrics and is_main_process():
             print(f"{chr(10) if sys.stderr.isatty() else ''}validated: mIoU {metrics['mIoU']:.2f} %", file=sys.stderr, flush=True)
 
 
@@ -60,51 +65,75 @@ class FiniteLossHook(Hook):
         if outputs and not math.isfinite(_loss(outputs)):
             raise UserError(
                 f"the loss became {_loss(outputs)} at iteration {runner.iter + 1}.",
-                "Lower the learning rate (-o optim_wrapper.optimizer.lr=...) or check the data (segc data check).",
+                "Lower the learning rate (-o optim_wrapper.optimizer.lr=..., with --fresh) or check the data (segc data check).",
             )
 
 
+class MeanBuffersHook(Hook):
+    """Give all processes the mean of their batch-norm statistics before a validation: they must judge, and store, one network."""
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Average the buffers."""
+        if is_distributed():
+            all_reduce_params([buffer for buffer in runner.model.buffers() if buffer.is_floating_point()], op="mean")
+
+
 class StopHook(Hook):
-    """On the first ^C finish the iteration, write a checkpoint that the same command resumes from, and stop."""
+    """On the first ^C (or SIGTERM) finish the iteration, write a checkpoint that the same command resumes from, and stop.
+
+    A context: it takes the signals over when entered, before worker processes inherit the handler, and gives them back.
+    """
 
     priority = "LOWEST"
 
     def __init__(self) -> None:
-        self._asked = False
+        self._asked = 0.0
+        self._running = False
+        self._process = os.getpid()
+        self._before: dict[signal.Signals, Any] = {}
 
-    def before_train(self, runner: Runner) -> None:
-        """Take over SIGINT for the time of the training."""
-        self._before = signal.signal(signal.SIGINT, self._ask)
+    def __enter__(self) -> StopHook:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
 
-    def after_train(self, runner: Runner) -> None:
-        """Give SIGINT back."""
-        self.release()
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
-    def release(self) -> None:
-        """Give SIGINT back; harmless when it was never taken."""
-        if getattr(self, "_before", None) is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """From here on there is something to save."""
+        self._running = True
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Write the checkpoint and stop, when asked to.
+        """Write the checkpoint and stop, when any process was asked to.
 
         Raises:
             KeyboardInterrupt: after the checkpoint is on disk.
         """
-        if not self._asked:
+        if not self._agreed():
             return
-        name = f"iter_{runner.iter + 1}.pth"
-        runner.save_checkpoint(runner.work_dir, name, save_param_scheduler=True, by_epoch=False)
-        (Path(runner.work_dir) / "last_checkpoint").write_text(str(Path(runner.work_dir) / name))
+        runner.save_checkpoint(runner.work_dir, f"iter_{runner.iter + 1}.pth", by_epoch=False)
         raise KeyboardInterrupt
 
+    def _agreed(self) -> bool:
+        """Whether to stop: processes that stopped at different iterations would wait for each other for ever."""
+        if not is_distributed():
+            return self._asked > 0
+        votes = torch.tensor(float(self._asked > 0))
+        all_reduce(votes)
+        return bool(votes > 0)
+
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
+        now = time.monotonic()
+        if os.getpid() != self._process:
+            return
+        if not self._running or (self._asked and now - self._asked > _SAME_SIGNAL_S):
             raise KeyboardInterrupt
-        self._asked = True
-        print("\nstopping after this iteration; ^C again stops at once and loses it", file=sys.stderr, flush=True)
+        if not self._asked and is_main_process():
+            os.write(2, b"\nstopping after this iteration (and its validation); ^C again stops at once and loses it\n")
+        self._asked = self._asked or now
 
 
 def _loss(outputs: Any) -> float:
-    return float(outputs["loss"].detach()) if outputs and "loss" in outputs else math.nan
+    return float(torch.as_tensor(outputs["loss"]).detach()) if outputs and "loss" in outputs else math.nan

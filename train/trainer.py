@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-import logging
+import errno
 import os
 import shutil
+import tempfile
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.logging import MMLogger
-from mmengine.runner import Runner
+from mmengine.dist import is_main_process
 
-from segc.core.errors import UserError
-from segc.core.files import explain_write_errors, write_json
+from segc.core.errors import UserError, nearest
+from segc.core.files import explain_write_errors, read_json, write_json
 from segc.core.rows import Row, environment
+from segc.models.checkpoint import read_checkpoint
 from segc.models.network import load_config, load_network, quietly, save_network
-from segc.train.hooks import FiniteLossHook, ProgressHook, StopHook
+from segc.train.checkpoints import ContinueHook, SafeCheckpointHook, last_checkpoint
+from segc.train.hooks import FiniteLossHook, MeanBuffersHook, ProgressHook, StopHook
+from segc.train.runner import SafeRunner, explain_config_errors
 
 WEIGHTS = "best.safetensors"
 RESULT = "train.json"
+_LAUNCHERS = ("none", "pytorch")
+# What makes two trainings the same one; their length may differ.
+_IDENTITY = ("model", "train_dataloader", "optim_wrapper", "param_scheduler", "randomness")
+_SPEED_KEYS = ("num_workers", "persistent_workers", "pin_memory", "prefetch_factor")
+_ANEW = "Add --fresh to start anew there, or name another --work-dir."
 
 
 @dataclass(frozen=True)
 class TrainResult:
     """What a finished training left: the best weights (config inside), their validation mIoU in percent, and what it took.
 
-    ``seconds`` is the wall time of this call: a resumed run counts only its own part.
+    ``seconds`` is the wall time of the call that ended the training: a resumed one counts only its own part.
     """
 
     weights: Path
@@ -37,17 +47,6 @@ class TrainResult:
     iterations: int
     seconds: float
     resumed_from: int
-
-
-class _QuietRunner(Runner):
-    """mmengine's Runner with its log in the work folder only."""
-
-    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
-        logger: MMLogger = super().build_logger(*args, **kwargs)
-        for handler in logger.handlers:
-            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
-                handler.setLevel(logging.ERROR)
-        return logger
 
 
 def train(
@@ -61,7 +60,7 @@ def train(
 ) -> TrainResult:
     """Train ``config`` and write ``work_dir/best.safetensors`` and ``work_dir/train.json``.
 
-    The same call after an interruption goes on from the last checkpoint in ``work_dir``.
+    The same call after an interruption goes on from the last checkpoint in ``work_dir``; after the end it returns the stored result.
 
     Args:
         config: see ``segc.models.config.load_config``; it needs a ``val_evaluator`` that gives mIoU.
@@ -72,54 +71,66 @@ def train(
         seed: of weights and data order; None takes the config's, else 0.
 
     Raises:
-        UserError: the config cannot be trained, or the loss stopped being a number.
+        UserError: the config cannot be trained, ``work_dir`` cannot be written or holds another training, or the loss became NaN.
         KeyboardInterrupt: ^C; the state is on disk.
     """
+    start = time.monotonic()
+    _check_launcher(launcher)
     work = Path(work_dir)
     cfg = prepare(load_config(config, overrides), work, launcher, seed)
-    with explain_write_errors(work):
-        work.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            _forget(work)
-    cfg.resume = (work / "last_checkpoint").exists()
-    start = time.monotonic()
-    with quietly():
+    _claim(work, fresh=not resume)
+    # A fresh start asks nothing of the folder: under torchrun rank 0 may still be clearing it.
+    finished = _finished(work, cfg) if resume else None
+    if finished:
+        return finished
+    last = last_checkpoint(work) if resume else None
+    if last:
+        check_same_training(cfg, read_checkpoint(last).config, work)
+        cfg.resume, cfg.load_from = True, str(last)
+    progress = ProgressHook()
+    with _explain_full_disk(work), StopHook() as stop:
         runner = _build(cfg)
-    progress, stop = ProgressHook(), StopHook()
-    for hook in (FiniteLossHook(), progress, stop):
-        runner.register_hook(hook)
-    try:
+        for hook in (ContinueHook(), FiniteLossHook(), MeanBuffersHook(), progress, stop):
+            runner.register_hook(hook)
         runner.train()
-    finally:
-        stop.release()
-    return _finish(runner, cfg, work, time.monotonic() - start, progress.first)
+        return _finish(runner, cfg, work, start, progress.first)
 
 
 def prepare(cfg: Config, work: Path, launcher: str = "none", seed: int | None = None) -> Config:
-    """A config ready for this machine: gloo without a GPU, best checkpoint by mIoU, TensorBoard scalars, a recorded seed, no downloads."""
+    """A config ready for this machine: gloo without a GPU, best checkpoint by mIoU, TensorBoard scalars, a recorded seed."""
     import torch
 
-    if not cfg.get("val_dataloader") or not cfg.get("train_dataloader"):
-        raise UserError("the config has no train_dataloader or no val_dataloader.", "Give a config with a dataset.")
+    for key in ("train_dataloader", "train_cfg", "optim_wrapper", "val_dataloader", "val_cfg", "val_evaluator"):
+        if not cfg.get(key):
+            raise UserError(f"the config has no {key}, which training needs.", "Name a config with dataset, schedule and evaluator.")
+    if "max_iters" not in cfg.train_cfg:
+        raise UserError(
+            "the config counts epochs (train_cfg has no max_iters).", "Set train_cfg=dict(type='IterBasedTrainLoop', max_iters=...)."
+        )
     cfg = cfg.copy()
     cfg.work_dir = str(work)
     cfg.launcher = launcher
     cfg.setdefault("default_scope", "mmseg")
-    cfg.model = {**cfg.model, "pretrained": cfg.model.get("pretrained")}
+    # mmengine names its logs and its memory of the best score by the second; two runs of one second must not share them.
+    cfg.experiment_name = uuid.uuid4().hex[:8]
     hooks = cfg.setdefault("default_hooks", {})
-    checkpoint = {"type": "CheckpointHook", "by_epoch": False, "interval": _interval(cfg), **hooks.get("checkpoint", {})}
-    hooks["checkpoint"] = {**checkpoint, "save_best": "mIoU", "rule": "greater", "max_keep_ckpts": 1}
+    checkpoint = {"interval": _interval(cfg), **hooks.get("checkpoint", {}), "type": SafeCheckpointHook.__name__, "by_epoch": False}
+    hooks["checkpoint"] = {**checkpoint, "save_best": "mIoU", "rule": "greater", "max_keep_ckpts": 2}
     if not torch.cuda.is_available():
-        _use_cpu(cfg)
+        _use_cpu(cfg, launcher)
     backends = [{"type": "LocalVisBackend"}, {"type": "TensorboardVisBackend"}]
     cfg.visualizer = {"type": "SegLocalVisualizer", "vis_backends": backends, "name": "visualizer"}
     cfg.randomness = {"seed": 0, **cfg.get("randomness", {}), **({} if seed is None else {"seed": seed})}
     return cfg
 
 
-def _use_cpu(cfg: Config) -> None:
+def _use_cpu(cfg: Config, launcher: str) -> None:
     env: dict[str, Any] = cfg.setdefault("env_cfg", {})
     env["dist_cfg"] = {**env.get("dist_cfg", {}), "backend": "gloo"}
+    if launcher != "none":
+        # mmengine would give the wrapper a GPU.
+        unused = bool(cfg.get("find_unused_parameters"))
+        cfg.model_wrapper_cfg = {"type": "MMDistributedDataParallel", "device_ids": None, "find_unused_parameters": unused}
     if cfg.get("sync_bn"):
         cfg.sync_bn = None
     _replace_sync_bn(cfg.model)
@@ -141,19 +152,96 @@ def _interval(cfg: Config) -> int:
     return int((cfg.get("train_cfg") or {}).get("val_interval") or 1000)
 
 
-def _build(cfg: Config) -> Runner:
+def _check_launcher(launcher: str) -> None:
+    """Refuse to start without the processes that were asked for, and to let several processes train the same thing side by side."""
+    if launcher not in _LAUNCHERS:
+        raise UserError(f"unknown launcher {launcher!r}.{nearest(launcher, _LAUNCHERS)}")
+    if launcher == "pytorch" and "RANK" not in os.environ:
+        raise UserError(
+            "--launcher pytorch was given, but torchrun did not start this process.",
+            "torchrun --nproc-per-node 2 -m segc.cli.main train ... --launcher pytorch",
+        )
+    if launcher == "none" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("torchrun started several processes, which would each train the whole network.", "Add --launcher pytorch.")
+
+
+def _claim(work: Path, fresh: bool) -> None:
+    """Make ``work`` and see that it can be written, before anything is computed."""
+    with explain_write_errors(work):
+        work.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=work) as probe:
+            probe.write(b"0")
+    if fresh and _is_first_process():
+        forget(work)
+
+
+def _is_first_process() -> bool:
+    """Rank 0, also before the process group exists."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+@contextmanager
+def _explain_full_disk(work: Path) -> Iterator[None]:
     try:
-        return _QuietRunner.from_cfg(cfg)
-    except (KeyError, TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"the config cannot be trained: {type(error).__name__}: {error}") from error
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        with explain_write_errors(work):
+            raise
 
 
-def _finish(runner: Runner, cfg: Config, work: Path, seconds: float, first: int) -> TrainResult:
+def _finished(work: Path, cfg: Config) -> TrainResult | None:
+    """The result of a training of ``cfg`` that ended here before; None when there is something left to do."""
+    if not ((work / WEIGHTS).is_file() and (work / RESULT).is_file()):
+        return None
+    stored = read_json(work / RESULT)
+    first, *_ = rows = [Row(**row) for row in stored["rows"]]
+    if first.conditions["iterations"] < int(cfg.train_cfg.max_iters):
+        return None
+    check_same_training(cfg, read_checkpoint(work / WEIGHTS).config, work)
+    conditions = first.conditions
+    return TrainResult(work / WEIGHTS, first.value, conditions["iterations"], rows[1].value, conditions["resumed_from"])
+
+
+def check_same_training(cfg: Config, earlier: Config | None, work: Path) -> None:
+    """Refuse to go on from the checkpoint of another training: mmengine would keep its learning rate and mix the rest.
+
+    Raises:
+        UserError: network, data, optimizer, schedule or seed differ; the message names the first difference.
+    """
+    if earlier is None:
+        raise UserError(f"the checkpoint in {work} carries no config.", _ANEW)
+    for key in _IDENTITY:
+        for where, there, here in _differences(earlier.get(key), cfg.get(key), key):
+            raise UserError(f"{work} holds a training of another config: {where} was {there!r} and is now {here!r}.", _ANEW)
+
+
+def _differences(there: Any, here: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        for key in {**there, **here}:
+            if key not in _SPEED_KEYS:
+                yield from _differences(there.get(key), here.get(key), f"{where}.{key}")
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        for index, (old, new) in enumerate(zip(there, here, strict=True)):
+            yield from _differences(old, new, f"{where}.{index}")
+    elif there != here:
+        yield where, there, here
+
+
+def _build(cfg: Config) -> SafeRunner:
+    with quietly(), explain_config_errors():
+        return SafeRunner.from_cfg(cfg)
+
+
+def _finish(runner: SafeRunner, cfg: Config, work: Path, start: float, first: int) -> TrainResult:
+    info = runner.message_hub.runtime_info
+    if "best_ckpt" not in info:
+        raise UserError("the training ended without a validation that gave mIoU.", "Set val_evaluator=dict(type='IoUMetric').")
     weights = work / WEIGHTS
-    miou = float(runner.message_hub.get_info("best_score"))
-    result = TrainResult(weights, miou, int(runner.max_iters), seconds, first)
-    if int(os.environ.get("RANK", "0")) == 0:
-        save_network(load_network(cfg, runner.message_hub.get_info("best_ckpt")), weights)
+    result = TrainResult(weights, float(info["best_score"]), int(runner.iter), time.monotonic() - start, first)
+    if is_main_process():
+        save_network(load_network(cfg, info["best_ckpt"]), weights)
         write_json(work / RESULT, _as_json(result, cfg))
     return result
 
@@ -167,9 +255,10 @@ def _as_json(result: TrainResult, cfg: Config) -> dict[str, Any]:
     return {"kind": "training", "weights": result.weights.name, "rows": [row.model_dump() for row in rows], "environment": environment()}
 
 
-def _forget(work: Path) -> None:
-    """Remove what an earlier run in the folder left to resume from."""
-    for path in [*work.glob("*.pth"), work / "last_checkpoint", work / WEIGHTS, work / RESULT]:
+def forget(work: Path) -> None:
+    """Remove what an earlier training left in ``work``; other files stay."""
+    patterns = ("iter_*.pth", "epoch_*.pth", "best_mIoU_*.pth", "last_checkpoint", WEIGHTS, RESULT)
+    for path in [found for pattern in patterns for found in work.glob(pattern)]:
         path.unlink(missing_ok=True)
-    for path in work.glob("20*_*"):
+    for path in work.glob("[0-9]" * 8 + "_" + "[0-9]" * 6):
         shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,106 @@
+"""mmengine's Runner, made safe to kill: checkpoints appear whole or not at all, and reading one runs no code."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import master_only
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+
+from segc.core.errors import UserError
+from segc.core.files import atomic_path
+from segc.models.checkpoint import read_content
+
+
+@contextmanager
+def explain_config_errors() -> Iterator[None]:
+    """Turn what mmengine's registries raise on a wrong name or argument into a ``UserError``."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AssertionError, AttributeError, ImportError) as error:
+        told = str(error.args[0]) if error.args else ""
+        raise UserError(f"the config cannot be trained: {type(error).__name__}: {told.partition('. Please check')[0]}") from error
+
+
+class SafeRunner(Runner):
+    """A Runner with its log in the work folder only, atomic checkpoints, and errors of the config told as such."""
+
+    def setup_env(self, env_cfg: dict[str, Any]) -> None:
+        """The process group and random state; mmengine's own way to a process group needs CUDA."""
+        if self.distributed and not torch.cuda.is_available() and not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("gloo")
+        super().setup_env(env_cfg)
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """The logger, whose console shows errors only."""
+        logger: MMLogger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.ERROR)
+        return logger
+
+    def build_train_loop(self, loop: Any) -> Any:
+        """The training loop with its dataset."""
+        with explain_config_errors():
+            return super().build_train_loop(loop)
+
+    def build_val_loop(self, loop: Any) -> Any:
+        """The validation loop with its dataset and evaluator."""
+        with explain_config_errors():
+            return super().build_val_loop(loop)
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """The optimizer."""
+        with explain_config_errors():
+            return super().build_optim_wrapper(optim_wrapper)
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """The learning-rate schedule."""
+        with explain_config_errors():
+            return super().build_param_scheduler(scheduler)
+
+    def _init_model_weights(self) -> None:
+        try:
+            super()._init_model_weights()
+        except OSError as error:
+            raise UserError(
+                f"the config's pretrained weights cannot be read: {error}.",
+                "Train from scratch (-o model.pretrained=None, -o model.backbone.init_cfg=None) or name a file there.",
+            ) from error
+
+    @master_only
+    def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Write a checkpoint atomically.
+
+        Raises:
+            UserError: the disk is full or read-only; the checkpoint before is still there.
+        """
+        with atomic_path(Path(out_dir) / filename) as temporary:
+            super().save_checkpoint(str(temporary.parent), temporary.name, *args, **kwargs)
+
+    def load_checkpoint(self, filename: str, map_location: Any = "cpu", strict: bool = False, **kwargs: Any) -> Any:
+        """Read a checkpoint without running code in it, and fill the network.
+
+        Raises:
+            UserError: missing, damaged, of another network, or a pickle that would run code.
+        """
+        content = read_content(Path(filename))
+        state = content.get("state_dict", content)
+        model = self.model.module if hasattr(self.model, "module") else self.model
+        own = model.state_dict()
+        fitting = [name for name in state if name in own and state[name].shape == own[name].shape]
+        if len(fitting) < (len(own) if self._resume else 1):
+            raise UserError(
+                f"{filename} holds the weights of another network: {len(fitting)} of {len(own)} tensors fit.",
+                "Give the checkpoint of this config, or start anew with --fresh.",
+            )
+        model.load_state_dict({name: state[name] for name in fitting}, strict=False)
+        self._has_loaded = True
+        self.logger.info(f"loaded {len(fitting)} of {len(own)} tensors from {filename}")
+        return content
