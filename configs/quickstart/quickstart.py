@@ -5,7 +5,9 @@ norm_cfg = dict(type='BN', requires_grad=True)
 class_weight = [0.43, 0.36, 1.15, 0.30, 0.83, 0.61, 1.13, 1.14, 0.76, 1.21, 1.25]
 model = dict(
     type='EncoderDecoder',
-    data_preprocessor={{_base_.data_preprocessor}},
+    data_preprocessor=dict(
+        type='SegDataPreProcessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True,
+        pad_val=0, seg_pad_val=255, size={{_base_.crop_size}}),
     backbone=dict(
         type='ResNetV1c', depth=18, base_channels=32, stem_channels=32, num_stages=4, out_indices=(0, 1, 2, 3),
         norm_cfg=norm_cfg, norm_eval=False, style='pytorch'),

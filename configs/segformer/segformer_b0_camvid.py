@@ -1,0 +1,7 @@
+# SegFormer-B0 (arXiv 2105.15203) for the 11 classes of CamVid, from scratch; the benchmarks run it at 512x512.
+_base_ = ['mmseg::_base_/models/segformer_mit-b0.py', '../_base_/camvid.py', '../_base_/schedule_cpu.py']
+norm_cfg = dict(type='BN', requires_grad=True)
+model = dict(
+    data_preprocessor=dict(size={{_base_.crop_size}}),
+    decode_head=dict(num_classes=11, norm_cfg=norm_cfg))
+optim_wrapper = dict(optimizer=dict(lr=6e-4))
