@@ -32,7 +32,7 @@ def calibrate(
     bundle: Path | str,
     images: Sequence[Path],
     *,
-    method: str = "minmax",
+    method: str = "percentile",
     percentile: float = DEFAULT_PERCENTILE,
     count: int = DEFAULT_COUNT,
     seed: int = 0,

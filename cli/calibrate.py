@@ -15,7 +15,7 @@ def calibrate(
     bundle: Annotated[Path, typer.Argument(help="A bundle with an fp32 graph.")],
     images: Annotated[Path | None, typer.Option(help="Folder of real images. Default: the bundle's training split.")] = None,
     count: Annotated[int, typer.Option(help="How many images are drawn.")] = 64,
-    method: Annotated[str, typer.Option(help="minmax, percentile, mse or entropy.")] = "minmax",
+    method: Annotated[str, typer.Option(help="minmax, percentile, mse or entropy.")] = "percentile",
     percentile: Annotated[float, typer.Option(help="For --method percentile.")] = 99.99,
     seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
