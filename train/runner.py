@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from mmengine.dist import master_only
 from mmengine.logging import MMLogger
+from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
 
-from segc.core.errors import UserError
+from segc.core.errors import UserError, nearest
 from segc.core.files import atomic_path
 from segc.models.checkpoint import read_content
 
@@ -57,6 +58,9 @@ class SafeRunner(Runner):
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """The optimizer."""
+        kind = optim_wrapper.get("optimizer", {}).get("type") if isinstance(optim_wrapper, dict) else None
+        if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
+            raise UserError(f"unknown optimizer {kind!r}.{nearest(kind, OPTIMIZERS.module_dict)}")
         with explain_config_errors():
             return super().build_optim_wrapper(optim_wrapper)
 
@@ -91,6 +95,7 @@ class SafeRunner(Runner):
             UserError: missing, damaged, of another network, or a pickle that would run code.
         """
         content = read_content(Path(filename))
+        self.call_hook("after_load_checkpoint", checkpoint=content)
         state = content.get("state_dict", content)
         model = self.model.module if hasattr(self.model, "module") else self.model
         own = model.state_dict()

@@ -119,7 +119,7 @@ def prepare(cfg: Config, work: Path, launcher: str = "none", seed: int | None = 
     if not torch.cuda.is_available():
         _use_cpu(cfg, launcher)
     backends = [{"type": "LocalVisBackend"}, {"type": "TensorboardVisBackend"}]
-    cfg.visualizer = {"type": "SegLocalVisualizer", "vis_backends": backends, "name": "visualizer"}
+    cfg.visualizer = {"type": "SegLocalVisualizer", "vis_backends": backends}
     cfg.randomness = {"seed": 0, **cfg.get("randomness", {}), **({} if seed is None else {"seed": seed})}
     return cfg
 
