@@ -11,11 +11,11 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from segc.calib.ranges import DEFAULT_PERCENTILE, METHODS, AbsHistogram, amax_of
+from segc.calib.ranges import DEFAULT_PERCENTILE, AbsHistogram, amax_of, check_method
 from segc.calib.select import DEFAULT_COUNT, choose_images
 from segc.calib.table import TABLE, CalibrationImage, CalibrationTable, write_table
 from segc.core.contract import Contract
-from segc.core.errors import UserError, nearest
+from segc.core.errors import UserError
 from segc.core.files import sha256_file, sha256_json
 from segc.core.images import read_image
 from segc.core.progress import track
@@ -53,11 +53,10 @@ def calibrate(
         The path of the table.
 
     Raises:
-        UserError: no images, an unknown method, unreadable images, or NaN in the activations.
+        UserError: no images, an unknown method or percentile, unreadable images, or NaN in the activations.
     """
     bundle = Path(bundle)
-    if method not in METHODS:
-        raise UserError(f"unknown calibration method {method!r}.{nearest(method, METHODS)}")
+    check_method(method, percentile)
     chosen = choose_images(images, count, seed)
     manifest = read_manifest(bundle)
     graph = graph_path(bundle, manifest, "fp32")

@@ -5,6 +5,7 @@ All ranges are symmetric: ``amax`` stands for [-amax, amax], which int8 covers w
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from segc.core.errors import UserError, nearest
 
 BINS = 2048
 LEVELS = 127
+# Values below 2**-100 count as the smallest bin: a narrower bin would underflow in float32.
+_LEAST_EXPONENT = -100
 METHODS = ("minmax", "percentile", "mse", "entropy")
 DEFAULT_PERCENTILE = 99.99
 
@@ -56,9 +59,9 @@ class AbsHistogram:
 
     def _widen(self, top: float) -> None:
         if self.width == 0.0:
-            # A power of two, so that the widths of any order of images are the same.
-            self.width = 2.0 ** np.ceil(np.log2(top)) / BINS
-        while self.width * BINS < top:
+            # A power of two above the value, so that the bins of any order of images are the same.
+            self.width = 2.0 ** max(math.frexp(top)[1], _LEAST_EXPONENT) / BINS
+        while self.width * BINS <= top:
             half = self.counts.reshape(-1, 2).sum(1)
             self.counts = np.concatenate([half, np.zeros(BINS // 2, np.int64)])
             self.width *= 2
@@ -72,14 +75,25 @@ def amax_of(histogram: AbsHistogram, method: str, percentile: float = DEFAULT_PE
     histogram and its 128-level quantization (Migacz, "8-bit inference with TensorRT", GTC 2017).
 
     Raises:
-        UserError: unknown method.
+        UserError: unknown method, or a percentile outside (0, 100].
     """
-    if method not in METHODS:
-        raise UserError(f"unknown calibration method {method!r}.{nearest(method, METHODS)}")
+    check_method(method, percentile)
     if histogram.amax == 0.0 or method == "minmax":
         return histogram.amax
     found = {"percentile": _percentile, "mse": _mse, "entropy": _entropy}[method](histogram, percentile)
     return min(found, histogram.amax)
+
+
+def check_method(method: str, percentile: float = DEFAULT_PERCENTILE) -> None:
+    """Refuse a method or percentile that does not exist, before any image is run.
+
+    Raises:
+        UserError: unknown method, or a percentile outside (0, 100].
+    """
+    if method not in METHODS:
+        raise UserError(f"unknown calibration method {method!r}.{nearest(method, METHODS)}")
+    if not 0 < percentile <= 100:
+        raise UserError(f"percentile {percentile} is not above 0 and at most 100.", f"--percentile {DEFAULT_PERCENTILE}")
 
 
 def _percentile(histogram: AbsHistogram, percentile: float) -> float:

@@ -41,7 +41,7 @@ def choose_images(images: Sequence[Path], count: int = DEFAULT_COUNT, seed: int 
         raise UserError(f"calibration needs at least 1 image; {count} were asked for.", "--count 64")
     if not images:
         raise UserError("no calibration images were given.", "Give a folder of real images with --images; random data is never used.")
-    return sorted(random.Random(seed).sample(list(images), min(count, len(images))))
+    return sorted(random.Random(seed).sample(sorted(images), min(count, len(images))))
 
 
 def training_images(bundle: Path | str) -> list[Path]:

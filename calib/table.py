@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from segc.core.errors import UserError
 from segc.core.files import read_json, write_json
@@ -29,14 +30,14 @@ class CalibrationTable(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: int = 1
+    schema_version: Literal[1] = 1
     method: str
     percentile: float | None
     seed: int
     graph_sha256: str
     contract_sha256: str
     images: list[CalibrationImage]
-    ranges: dict[str, float]
+    ranges: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
     notes: list[str] = []
 
     def check_graph(self, graph_sha256: str, contract_sha256: str) -> None:
