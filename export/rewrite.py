@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, helper, numpy_helper
@@ -24,12 +22,15 @@ def push_pointwise_through_resize(model: ModelProto) -> int:
     moved = 0
     for conv in [node for node in graph.node if node.op_type == "Conv"]:
         concat = makers.get(conv.input[0])
-        if concat is None or not _is_pointwise(conv, weights) or concat.op_type != "Concat" or users[concat.output[0]] > 1:
+        if concat is None or not _is_pointwise(conv, weights) or not _joins_channels(concat) or users[concat.output[0]] > 1:
             continue
-        sources = [_source(name, makers, weights, users) for name in concat.input]
+        channels = _channels(model, concat)
+        if sum(channels) != weights[conv.input[1]].dims[1] or not all(channels):
+            continue
+        sources = [_source(name, count, makers, weights, users) for name, count in zip(concat.input, channels, strict=True)]
         if not any(resize is not None for _, resize in sources):
             continue
-        _replace(model, conv, concat, sources, weights)
+        _replace(model, conv, channels, sources, weights)
         moved += 1
     if moved:
         _drop_unused(model)
@@ -43,31 +44,39 @@ def _is_pointwise(conv: NodeProto, weights: dict[str, onnx.TensorProto]) -> bool
     return plain and kernel is not None and list(kernel.dims[2:]) == [1, 1] and not any(attributes.get("pads", []))
 
 
+def _joins_channels(node: NodeProto) -> bool:
+    axis = next((item.i for item in node.attribute if item.name == "axis"), None)
+    return node.op_type == "Concat" and axis in (1, -3) and len(node.input) > 1
+
+
 def _source(
-    name: str, makers: dict[str, NodeProto], weights: dict[str, onnx.TensorProto], users: dict[str, int]
+    name: str, channels: int, makers: dict[str, NodeProto], weights: dict[str, onnx.TensorProto], users: dict[str, int]
 ) -> tuple[str, NodeProto | None]:
     """(tensor before the upsampling, its Resize); (the tensor itself, None) where nothing can be moved."""
     node = makers.get(name)
     if node is None or node.op_type != "Resize" or users[name] > 1:
         return name, None
     attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-    fixed = len(node.input) == 4 and node.input[3] in weights
-    return (node.input[0], node) if attributes.get("mode") == b"linear" and fixed else (name, None)
+    size = numpy_helper.to_array(weights[node.input[3]]) if len(node.input) == 4 and node.input[3] in weights else np.zeros(0)
+    # A crop pads with a constant, other "axes" than all or another channel count would make the size of a part wrong.
+    plain = attributes.get("coordinate_transformation_mode") != b"tf_crop_and_resize" and "axes" not in attributes
+    movable = attributes.get("mode") == b"linear" and plain and len(size) == 4 and size[1] == channels
+    return (node.input[0], node) if movable else (name, None)
 
 
 def _replace(
     model: ModelProto,
     conv: NodeProto,
-    concat: NodeProto,
+    channels: list[int],
     sources: list[tuple[str, NodeProto | None]],
     weights: dict[str, onnx.TensorProto],
 ) -> None:
     kernel = numpy_helper.to_array(weights[conv.input[1]])
     bias = conv.input[2] if len(conv.input) > 2 else ""
     nodes, parts, start = [], [], 0
-    for index, ((source, resize), channels) in enumerate(zip(sources, _channels(model, concat), strict=True)):
+    for index, ((source, resize), width) in enumerate(zip(sources, channels, strict=True)):
         name = f"{conv.output[0]}_part{index}"
-        part = numpy_helper.from_array(np.ascontiguousarray(kernel[:, start : start + channels]), f"{conv.input[1]}_part{index}")
+        part = numpy_helper.from_array(np.ascontiguousarray(kernel[:, start : start + width]), f"{conv.input[1]}_part{index}")
         model.graph.initializer.append(part)
         inputs = [source, part.name, *([bias] if bias and index == 0 else [])]
         nodes.append(helper.make_node("Conv", inputs, [name], f"{conv.name}_part{index}", kernel_shape=[1, 1]))
@@ -75,7 +84,7 @@ def _replace(
             nodes.append(_resized(model, resize, name, len(kernel), weights))
             name = nodes[-1].output[0]
         parts.append(name)
-        start += channels
+        start += width
     nodes += _sum(parts, conv)
     at = list(model.graph.node).index(conv)
     model.graph.node.remove(conv)
@@ -83,10 +92,10 @@ def _replace(
         model.graph.node.insert(at + offset, node)
 
 
-def _channels(model: ModelProto, concat: NodeProto) -> Iterator[int]:
+def _channels(model: ModelProto, concat: NodeProto) -> list[int]:
+    """Channels of each input of a Concat of (N, C, H, W) maps; 0 where they are not known."""
     shapes = {item.name: item.type.tensor_type.shape.dim for item in [*model.graph.value_info, *model.graph.input]}
-    for name in concat.input:
-        yield shapes[name][1].dim_value
+    return [shapes[name][1].dim_value if len(shapes.get(name, ())) == 4 else 0 for name in concat.input]
 
 
 def _resized(model: ModelProto, resize: NodeProto, name: str, channels: int, weights: dict[str, onnx.TensorProto]) -> NodeProto:
