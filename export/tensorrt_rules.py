@@ -38,7 +38,8 @@ def check_qdq(model: ModelProto) -> list[Violation]:
 class _Graph:
     def __init__(self, model: ModelProto) -> None:
         self.constants: dict[str, NDArray] = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
-        self.types = {item.name: item.data_type for item in model.graph.initializer}
+        self.constants |= {node.output[0]: value for node in model.graph.node for value in _constant_value(node)}
+        self.types = {name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in self.constants.items()}
         self.makers = {name: node for node in model.graph.node for name in node.output}
         self.users: dict[str, list[NodeProto]] = {}
         for node in model.graph.node:
@@ -64,16 +65,28 @@ def _check_scale(graph: _Graph, node: NodeProto) -> Iterator[tuple[str, str]]:
 
 def _check_zero_point(graph: _Graph, node: NodeProto) -> Iterator[tuple[str, str]]:
     name = node.input[2] if len(node.input) > 2 else ""
-    if not name:
-        yield "int8", "it has no zero point, so that its type is uint8"
-        return
-    kind = graph.types.get(name)
+    kind = graph.types.get(name) if name else _implied_type(graph, node)
     if kind != TensorProto.INT8:
         what = TensorProto.DataType.Name(kind) if kind is not None else "computed"
         bias = " (TensorRT takes float biases)" if kind == TensorProto.INT32 else ""
         yield "int8", f"its type is {what}, not INT8{bias}"
     if name in graph.constants and graph.constants[name].any():
         yield "symmetric", f"its zero point is {graph.constants[name].ravel()[0]}, not 0"
+
+
+def _implied_type(graph: _Graph, node: NodeProto) -> int | None:
+    """Quantized type of a node without a zero point: that of its input, or ``output_dtype``, which is uint8 when left out."""
+    if node.op_type == "QuantizeLinear":
+        return _attribute(node, "output_dtype", 0) or int(TensorProto.UINT8)
+    maker = graph.makers.get(node.input[0])
+    if maker is None or maker.op_type != "QuantizeLinear":
+        return graph.types.get(node.input[0])
+    return graph.types.get(maker.input[2]) if len(maker.input) > 2 and maker.input[2] else _implied_type(graph, maker)
+
+
+def _constant_value(node: NodeProto) -> list[NDArray]:
+    """The value of a Constant node; empty for other nodes."""
+    return [numpy_helper.to_array(item.t) for item in node.attribute if node.op_type == "Constant" and item.name == "value"]
 
 
 def _check_axis(graph: _Graph, node: NodeProto) -> Iterator[tuple[str, str]]:
