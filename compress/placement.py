@@ -57,6 +57,11 @@ def place(model: ModelProto, keep: frozenset[str] = frozenset(), chains: bool = 
     return placement
 
 
+def activations_of(node: NodeProto) -> list[str]:
+    """Tensors a node reads as values: without the sizes of a Resize and the limits of a Clip."""
+    return [name for name in node.input[: 1 if node.op_type in ("Resize", "Clip") else None] if name]
+
+
 def _reason(
     node: NodeProto, before: set[str], after: set[str], keep: frozenset[str], constants: set[str], from_int8: set[str], chains: bool
 ) -> str:
@@ -72,7 +77,7 @@ def _reason(
         return REASON_LOGITS if weighted else REASON_AFTER
     if weighted:
         return ""
-    reads = [name for name in node.input[: 1 if node.op_type == "Resize" else None] if name and name not in constants]
+    reads = [name for name in activations_of(node) if name not in constants]
     return "" if chains and reads and all(name in from_int8 for name in reads) else REASON_BROKEN
 
 
