@@ -89,7 +89,7 @@ def train(
         cfg.resume, cfg.load_from = True, str(last)
     progress = ProgressHook()
     with _explain_full_disk(work), StopHook() as stop:
-        runner = _build(cfg)
+        runner = build_runner(cfg)
         for hook in (ContinueHook(), FiniteLossHook(), MeanBuffersHook(), progress, stop):
             runner.register_hook(hook)
         runner.train()
@@ -229,7 +229,12 @@ def _differences(there: Any, here: Any, where: str) -> Iterator[tuple[str, Any, 
         yield where, there, here
 
 
-def _build(cfg: Config) -> SafeRunner:
+def build_runner(cfg: Config) -> SafeRunner:
+    """The Runner of a prepared config.
+
+    Raises:
+        UserError: a name or an argument in the config is wrong.
+    """
     with quietly(), explain_config_errors():
         return SafeRunner.from_cfg(cfg)
 
