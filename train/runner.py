@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.dist import master_only
 from mmengine.logging import MMLogger
 from mmengine.registry import OPTIMIZERS
@@ -27,6 +28,17 @@ def explain_config_errors() -> Iterator[None]:
     except (KeyError, TypeError, ValueError, AssertionError, AttributeError, ImportError) as error:
         told = str(error.args[0]) if error.args else ""
         raise UserError(f"the config cannot be trained: {type(error).__name__}: {told.partition('. Please check')[0]}") from error
+
+
+class FormattedOnce(Config):
+    """A config that formats its text once: that takes longer than writing a small network, and each checkpoint carries it."""
+
+    @property
+    def pretty_text(self) -> str:
+        """The config as Python text; the config must not change once it was asked for."""
+        if "_formatted" not in self.__dict__:
+            self.__dict__["_formatted"] = super().pretty_text
+        return str(self.__dict__["_formatted"])
 
 
 class SafeRunner(Runner):

@@ -24,7 +24,7 @@ from segc.models.checkpoint import read_checkpoint
 from segc.models.network import load_config, load_network, quietly, save_network
 from segc.train.checkpoints import ContinueHook, SafeCheckpointHook, last_checkpoint
 from segc.train.hooks import FiniteLossHook, MeanBuffersHook, ProgressHook, StopHook
-from segc.train.runner import SafeRunner, explain_config_errors
+from segc.train.runner import FormattedOnce, SafeRunner, explain_config_errors
 
 WEIGHTS = "best.safetensors"
 RESULT = "train.json"
@@ -236,7 +236,7 @@ def build_runner(cfg: Config) -> SafeRunner:
         UserError: a name or an argument in the config is wrong.
     """
     with quietly(), explain_config_errors():
-        return SafeRunner.from_cfg(cfg)
+        return SafeRunner.from_cfg(FormattedOnce(cfg.to_dict(), filename=cfg.filename))
 
 
 def _finish(runner: SafeRunner, cfg: Config, work: Path, start: float, first: int) -> TrainResult:

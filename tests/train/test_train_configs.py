@@ -53,7 +53,7 @@ def test_the_config_exports_its_contract(name: str, street: Path, tmp_path: Path
     assert found.size == 64 * 96 and found.max() < 11
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name.startswith("deep") else []) for name in CONFIGS])
 def test_the_config_can_be_trained_without_a_download(name: str, street: Path, tmp_path: Path) -> None:
     roots = {f"{split}_dataloader.dataset.root": str(street) for split in ("train", "val", "test")}
     text = load_config(f"segc::{name}", roots).pretty_text
