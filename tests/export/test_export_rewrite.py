@@ -1,0 +1,146 @@
+"""The moved pointwise convolution gives what the old graph gave; where it would not, nothing moves."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from segc.export.rewrite import push_pointwise_through_resize
+
+SIZES = ((12, 16), (6, 8), (3, 4))
+
+
+def head(
+    *, bias: bool = True, mode: str = "half_pixel", resized: tuple[int, ...] = (1, 2), axis: int = 1, group: int = 1, extra: str = "",
+    interpolation: str = "linear", kernel: int = 1, size_axes: list[int] | None = None, channels: tuple[int, ...] = (3, 5, 4),
+) -> ModelProto:  # fmt: skip
+    """A SegFormer-like fusion: maps of three sizes, those in ``resized`` brought to the first's size, concatenated, fused, Relu."""
+    random = np.random.default_rng(0)
+    inputs, names, nodes, constants = [], [], [], []
+    for index, (count, size) in enumerate(zip(channels, SIZES, strict=False)):
+        shape = [1, count, *(size if index in resized else SIZES[0])]
+        inputs.append(helper.make_tensor_value_info(f"x{index}", TensorProto.FLOAT, shape))
+        names.append(f"x{index}")
+        if index in resized:
+            full = [1, count, *SIZES[0]] if size_axes is None else list(SIZES[0])
+            constants.append(numpy_helper.from_array(np.array(full, np.int64), f"size{index}"))
+            attributes = {"mode": interpolation, "coordinate_transformation_mode": mode} | ({"axes": size_axes} if size_axes else {})
+            nodes.append(helper.make_node("Resize", [f"x{index}", "", "", f"size{index}"], [f"up{index}"], f"resize{index}", **attributes))
+            names[-1] = f"up{index}"
+    nodes.append(helper.make_node("Concat", names, ["joined"], "concat", axis=axis))
+    wide = channels[0] if axis == 2 else sum(channels[: len(names)])
+    constants.append(numpy_helper.from_array(random.normal(size=(4, wide // group, kernel, kernel)).astype(np.float32), "w"))
+    if bias:
+        constants.append(numpy_helper.from_array(random.normal(size=4).astype(np.float32), "b"))
+    nodes.append(
+        helper.make_node("Conv", ["joined", "w", *(["b"] if bias else [])], ["fused"], "fuse", group=group, pads=[kernel // 2] * 4)
+    )
+    nodes.append(helper.make_node("Relu", ["fused"], ["y"], "relu"))
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    if extra:
+        nodes.append(helper.make_node("Relu", [extra], ["z"], "other"))
+        outputs.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    return helper.make_model(
+        helper.make_graph(nodes, "g", inputs, outputs, constants), opset_imports=[helper.make_opsetid("", 18)], ir_version=9
+    )  # fmt: skip
+
+
+def run(model: ModelProto) -> list[np.ndarray]:
+    random = np.random.default_rng(1)
+    feed = {
+        item.name: random.normal(size=[dim.dim_value or 12 for dim in item.type.tensor_type.shape.dim]).astype(np.float32)
+        for item in model.graph.input
+    }
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, feed)
+
+
+def rewritten(model: ModelProto) -> tuple[int, ModelProto]:
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return push_pointwise_through_resize(copy), copy
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("mode", ["half_pixel", "align_corners", "pytorch_half_pixel"])
+@pytest.mark.parametrize("resized", [(1, 2), (0, 1, 2), (2,)])
+def test_outputs_are_equal(bias: bool, mode: str, resized: tuple[int, ...]) -> None:
+    model = head(bias=bias, mode=mode, resized=resized)
+    moved, copy = rewritten(model)
+    onnx.checker.check_model(copy, full_check=True)
+    assert moved == 1
+    ops = [node.op_type for node in copy.graph.node]
+    assert ops.count("Conv") == 3 and ops.count("Resize") == len(resized) and "Concat" not in ops
+    makers = {name: node.op_type for node in copy.graph.node for name in node.output}
+    assert all(makers[node.input[0]] == "Conv" for node in copy.graph.node if node.op_type == "Resize")
+    np.testing.assert_allclose(run(copy)[0], run(model)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_all_constants_are_used() -> None:
+    _, copy = rewritten(head())
+    used = {name for node in copy.graph.node for name in node.input}
+    assert {item.name for item in copy.graph.initializer} <= used
+    names = [node.name for node in copy.graph.node]
+    assert len(set(names)) == len(names)
+
+
+CASES = {
+    "concat read twice": {"extra": "joined"},
+    "nothing resized": {"resized": ()},
+    "every resized map read twice": {"extra": "up1", "resized": (1,)},
+    "grouped": {"group": 2},
+    "not pointwise": {"kernel": 3},
+    "nearest": {"interpolation": "nearest"},
+    "size along some axes": {"size_axes": [2, 3]},
+    "joined along the height": {"axis": 2, "channels": (3, 3, 3)},
+    "a single map": {"channels": (3,), "resized": (0,)},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_moves(case: str) -> None:
+    model = head(**CASES[case])
+    moved, copy = rewritten(model)
+    assert moved == 0
+    assert [node.SerializeToString() for node in copy.graph.node] == [node.SerializeToString() for node in model.graph.node]
+    np.testing.assert_array_equal(run(copy)[0], run(model)[0])
+
+
+def test_one_shared_map_stays_while_the_other_moves() -> None:
+    model = head(extra="up1")
+    moved, copy = rewritten(model)
+    assert moved == 1
+    for found, expected in zip(run(copy), run(model), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels_known", [True, False])
+def test_computed_sizes(channels_known: bool) -> None:
+    model = head()
+    sizes = [item for item in model.graph.initializer if item.name.startswith("size")]
+    nodes = [helper.make_node("Identity", [f"{item.name}_given"], [item.name]) for item in sizes]
+    for item, node in zip(sizes, nodes, strict=True):
+        item.name = node.input[0]
+        model.graph.node.insert(0, node)
+    if not channels_known:
+        for item in model.graph.input:
+            item.type.tensor_type.shape.dim[1].dim_param = f"channels_{item.name}"
+    assert rewritten(model)[0] == 0
+
+
+def nodes_of(model: ModelProto, op: str) -> list[NodeProto]:
+    return [node for node in model.graph.node if node.op_type == op]
+
+
+def test_two_heads() -> None:
+    """Both convolutions of a graph move, each with its own parts."""
+    first, second = head(), onnx.compose.add_prefix(head(bias=False), "second_")
+    model = onnx.compose.merge_graphs(first.graph, second.graph, io_map=[])
+    both = helper.make_model(model, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    moved, copy = rewritten(both)
+    assert moved == 2 and len(nodes_of(copy, "Conv")) == 6
+    for found, expected in zip(run(copy), run(both), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
