@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from segc.cli import benchmark, calibrate, data, doctor, export, inspect, predict, run, train, validate
+from segc.cli import benchmark, calibrate, data, doctor, export, inspect, predict, report, run, train, validate
 
 app = typer.Typer(
     name="segc",
@@ -36,6 +36,7 @@ app.command("train")(train.train)
 app.command("export")(export.export)
 app.command("calibrate")(calibrate.calibrate)
 app.command("validate")(validate.validate)
+app.command("report")(report.report)
 app.command("run")(run.run)
 app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)

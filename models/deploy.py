@@ -72,9 +72,11 @@ class DeployModule(nn.Module):
 
     def preprocess(self, images: Tensor) -> Tensor:
         """uint8 (N, H, W, 3) RGB -> the normalised float input (N, 3, h, w) of the network, not padded."""
+        # Cast first: TensorRT takes uint8 into a Cast only.
+        x = images.float()
         if self.bgr:
-            images = images.index_select(3, torch.tensor([2, 1, 0], device=images.device))
-        x = images.permute(0, 3, 1, 2).float()
+            x = x.index_select(3, torch.tensor([2, 1, 0], device=images.device))
+        x = x.permute(0, 3, 1, 2)
         if self.contract.resize.in_graph and self.contract.resize.mode != "none":
             height, width = x.shape[2], x.shape[3]
             size = self.contract.resize.network_size(height, width)

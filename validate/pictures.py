@@ -1,0 +1,89 @@
+"""The images where the compressed graph differs most, as original, truth, full, compressed and difference."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segc.core.errors import UserError
+from segc.core.images import Image, read_image
+from segc.data.dataset import Pair, SegmentationSet, open_dataset
+from segc.runtime.overlay import colour_map
+from segc.runtime.runner import open_runner
+from segc.runtime.segmenter import Segmenter
+from segc.runtime.target import Target
+
+COUNT = 4
+_WIDTH = 320
+_IGNORED, _CHANGED, _SAME = (0, 0, 0), (220, 38, 38), 0.35
+
+
+def worst_panels(bundle: Path, validation: dict[str, Any], count: int = COUNT) -> tuple[list[dict[str, Any]], str]:
+    """(panels, why there are none). A panel: image name, agreement and IoU, and five pictures as data URIs with captions.
+
+    Args:
+        bundle: holds the two graphs.
+        validation: of the compressed graph, with ``against`` a graph of the same bundle.
+        count: how many images, least agreement first.
+    """
+    against = validation["against"]
+    if against is None or against["precision"] == validation["precision"] or against["target"].partition("@")[0] != bundle.resolve().name:
+        return [], "The compressed graph was not validated against the bundle's full graph."
+    try:
+        dataset = open_dataset(validation["dataset"]["root"], validation["dataset"]["layout"], validation["dataset"]["split"])
+    except UserError as error:
+        return [], f"The labelled images are not on this machine: {error}"
+    worst = sorted(validation["per_image"], key=lambda row: row["agreement"])[:count]
+    full = Segmenter(open_runner(Target(bundle, "bundle", against["precision"]), against["backend"]))
+    small = Segmenter(open_runner(Target(bundle, "bundle", validation["precision"]), validation["backend"]))
+    return [_panel(row, dataset, full, small) for row in worst], ""
+
+
+def _panel(row: dict[str, Any], dataset: SegmentationSet, full: Segmenter, small: Segmenter) -> dict[str, Any]:
+    pair = Pair(dataset.root / row["image"], dataset.root / row["label"])
+    image, label = read_image(pair.image), dataset.read_label(pair)
+    before, after = full.class_map(image), small.class_map(image)
+    pictures = [
+        ("original", image),
+        ("truth", _truth(label, dataset, full)),
+        (f"full ({full.runner.precision})", colour_map(before, full.contract)),
+        (f"compressed ({small.runner.precision})", colour_map(after, small.contract)),
+        ("difference", _difference(image, before != after)),
+    ]
+    return {
+        "image": row["image"],
+        "agreement": row["agreement"],
+        "miou": row["miou"],
+        "reference_miou": row["reference_miou"],
+        "pictures": [{"caption": caption, "uri": _data_uri(picture)} for caption, picture in pictures],
+    }
+
+
+def _truth(label: NDArray[np.integer], dataset: SegmentationSet, segmenter: Segmenter) -> Image:
+    ignored = label == dataset.spec.ignore_index
+    picture = colour_map(np.where(ignored, 0, label), segmenter.contract)
+    picture[ignored] = _IGNORED
+    return picture
+
+
+def _difference(image: Image, changed: NDArray[np.bool_]) -> Image:
+    """The image in faint grey, pixels whose class changed in red."""
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    picture = (255 - _SAME * (255 - grey.astype(np.float32))).astype(np.uint8)
+    picture[changed] = _CHANGED
+    return picture
+
+
+def _data_uri(picture: Image) -> str:
+    """A picture, at most ``_WIDTH`` pixels wide, as a PNG (class colours) or JPEG (photograph) in a data URI."""
+    scale = min(1.0, _WIDTH / picture.shape[1])
+    size = (round(picture.shape[1] * scale), round(picture.shape[0] * scale))
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])
+    assert done
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()

@@ -1,0 +1,160 @@
+"""The accuracy-drop report of a bundle: one offline HTML file and its Markdown and JSON twins, views over the stored result rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from segc.core.errors import UserError
+from segc.core.files import read_json, write_json, write_text
+from segc.core.rows import environment, value_of
+from segc.runtime.bundle import Manifest, graph_path, read_manifest
+from segc.validate.pictures import worst_panels
+
+FOLDER = "report"
+_MARKS = ("p50", "p90", "p99")
+_STAGES = ("decode", "preprocess", "engine", "postprocess")
+
+
+def write_report(bundle: Path | str) -> Path:
+    """Write ``report/report.html``, ``report.md`` and ``report.json`` of a bundle; returns the path of the HTML file.
+
+    Every number comes from a row of ``results/*.json`` or from ``bundle.json``; what was not measured is said to be missing. Pictures run
+    the full and the compressed graph again on the images where they agree least.
+
+    Raises:
+        UserError: the bundle has no validation result.
+    """
+    bundle = Path(bundle)
+    data = gather(bundle)
+    folder = bundle / FOLDER
+    templates = Environment(
+        loader=PackageLoader("segc.validate", "templates"),
+        autoescape=select_autoescape(["html.j2"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters.update(number=_number, signed=_signed, mib=lambda size: f"{size / 2**20:.2f}")
+    panels, missing = worst_panels(bundle, data["compressed"])
+    write_json(folder / "report.json", data)
+    write_text(folder / "report.md", templates.get_template("report.md.j2").render(**data))
+    html = templates.get_template("report.html.j2").render(**data, panels=panels, panels_missing=missing)
+    write_text(folder / "report.html", html)
+    return folder / "report.html"
+
+
+def gather(bundle: Path) -> dict[str, Any]:
+    """What the report shows, as JSON: the verdict, one line a measured target, the classes, conditions, provenance."""
+    manifest = read_manifest(bundle)
+    validations, timings = _results(bundle, "validation"), _results(bundle, "benchmark")
+    if not validations:
+        raise UserError(f"bundle {bundle} has no validation to report on.", f"segc validate {bundle}@int8 --against {bundle}@fp32")
+    targets = [_target(bundle, manifest, result, timings) for result in validations]
+    compressed = _compressed(manifest, validations)
+    full = next((line for line in targets if line["precision"] == "fp32"), None)
+    chosen = next(line for line in targets if (line["precision"], line["backend"]) == (compressed["precision"], compressed["backend"]))
+    return {
+        "name": manifest.name,
+        "targets": targets,
+        "full": full,
+        "chosen": chosen,
+        "verdict": _verdict(full, chosen, targets),
+        "compressed": compressed,
+        "baselines": {"all one class": value_of(compressed, "all-one-class mIoU"), "random": value_of(compressed, "random mIoU")},
+        "timings": [_timing(result) for result in timings],
+        "slowest_ms": max((value_of(result, "pipeline_p50") for result in timings), default=0.0),
+        "contract": manifest.contract.model_dump(mode="json"),
+        "provenance": manifest.provenance,
+        "kept": _kept(manifest),
+        "calibration": _calibration(manifest),
+        "parity": {precision: graph.parity for precision, graph in manifest.graphs.items()},
+        "conditions": {"measured": compressed["environment"], "report": environment()},
+    }
+
+
+def _results(bundle: Path, kind: str) -> list[dict[str, Any]]:
+    found = [read_json(path) for path in sorted((bundle / "results").glob(f"{kind}.*.json"))]
+    return sorted(found, key=lambda result: (result["precision"] != "fp32", result["precision"], result["backend"]))
+
+
+def _compressed(manifest: Manifest, validations: list[dict[str, Any]]) -> dict[str, Any]:
+    """The validation the report is about: that of the preferred graph if it is a compressed one, else of any compressed graph."""
+    wanted = (manifest.preferred.get("precision"), manifest.preferred.get("backend"))
+    below = [result for result in validations if result["precision"] != "fp32"]
+    return next((result for result in below if (result["precision"], result["backend"]) == wanted), (below or validations)[-1])
+
+
+def _target(bundle: Path, manifest: Manifest, result: dict[str, Any], timings: list[dict[str, Any]]) -> dict[str, Any]:
+    """One line of the accuracy table."""
+    pair = (result["precision"], result["backend"])
+    timing = next((item for item in timings if (item["precision"], item["backend"]) == pair), None)
+    against = result["against"]
+    return {
+        "precision": result["precision"],
+        "backend": result["backend"],
+        **{metric: value_of(result, metric) for metric in ("mIoU", "mAcc", "aAcc")},
+        "against": against["target"] if against else None,
+        "drop": value_of(result, "drop mIoU") if against else None,
+        "agreement": value_of(result, "pixel agreement") if against else None,
+        "p50_ms": value_of(timing, "engine_p50") if timing else None,
+        "bytes": graph_path(bundle, manifest, result["precision"]).stat().st_size,
+        "preferred": pair == (manifest.preferred.get("precision"), manifest.preferred.get("backend")),
+    }
+
+
+def _timing(result: dict[str, Any]) -> dict[str, Any]:
+    pipeline = value_of(result, "pipeline_p50")
+    return {
+        "name": f"{result['precision']} {result['backend']}",
+        "engine": {mark: value_of(result, f"engine_{mark}") for mark in _MARKS},
+        "pipeline": {mark: value_of(result, f"pipeline_{mark}") for mark in _MARKS},
+        "shares": {stage: value_of(result, f"{stage}_share") for stage in _STAGES},
+        "stage_ms": {stage: value_of(result, f"{stage}_share") / 100 * pipeline for stage in _STAGES},
+        "throughput": value_of(result, "pipeline_throughput"),
+        "memory": value_of(result, "memory_added"),
+        "n": result["rows"][0]["n"],
+        "conditions": result["rows"][0]["conditions"],
+    }
+
+
+def _verdict(full: dict[str, Any] | None, chosen: dict[str, Any], targets: list[dict[str, Any]]) -> str:
+    """What was lost and what was won, in one sentence."""
+    if full is None or chosen["precision"] == "fp32":
+        return f"{chosen['precision']} on {chosen['backend']}: mIoU {chosen['mIoU']:.2f} %. Nothing compressed was validated."
+    drop = full["mIoU"] - chosen["mIoU"]
+    parts = [f"{chosen['precision']} on {chosen['backend']} has mIoU {chosen['mIoU']:.2f} %, {abs(drop):.2f} points "]
+    parts.append("below fp32" if drop >= 0 else "above fp32")
+    times = [line["p50_ms"] for line in targets if line["precision"] == "fp32" and line["p50_ms"]]
+    if times and chosen["p50_ms"]:
+        parts.append(f", and is {min(times) / chosen['p50_ms']:.2f}x as fast as the fastest fp32")
+    parts.append(f"; its file is {full['bytes'] / chosen['bytes']:.1f}x smaller.")
+    return "".join(parts)
+
+
+def _kept(manifest: Manifest) -> list[dict[str, Any]]:
+    """Nodes that stayed in float: reason, how many, their names."""
+    graphs = [graph for precision, graph in manifest.graphs.items() if precision != "fp32"]
+    kept: dict[str, str] = graphs[0].notes.get("kept_in_float", {}) if graphs else {}
+    counts = Counter(kept.values())
+    return [
+        {"reason": reason, "count": count, "nodes": [name for name, why in kept.items() if why == reason]}
+        for reason, count in counts.most_common()
+    ]  # fmt: skip
+
+
+def _calibration(manifest: Manifest) -> dict[str, Any] | None:
+    graphs = [graph for precision, graph in manifest.graphs.items() if precision != "fp32"]
+    found: dict[str, Any] | None = graphs[0].notes.get("calibration") if graphs else None
+    return found
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _signed(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:+.{digits}f}"
