@@ -17,6 +17,7 @@ REASON_AFTER = "postprocessing: decides the class map"
 REASON_LOGITS = "gives the logits: their differences decide the class map"
 REASON_FLOAT = "needs float range"
 REASON_BROKEN = "reads a float tensor: quantizing it would add a round trip and speed up nothing"
+REASON_UPSAMPLED = "reads a Concat of upsampled maps: OpenVINO computes its int8 form wrongly"
 REASON_USER = "kept by name"
 
 
@@ -31,8 +32,8 @@ class Placement:
 def place(model: ModelProto, keep: frozenset[str] = frozenset(), chains: bool = True) -> Placement:
     """Choose the int8 nodes of a graph.
 
-    Weighted nodes are quantized, except those that give the logits. A node of ``CHAIN`` is quantized only when every tensor it reads
-    comes from a quantized node.
+    Weighted nodes are quantized, except those that give the logits and those behind a Concat of upsampled maps. A node of ``CHAIN`` is
+    quantized only when every tensor it reads comes from a quantized node.
 
     Args:
         model: a deploy graph; its nodes are in topological order and named.
@@ -43,12 +44,13 @@ def place(model: ModelProto, keep: frozenset[str] = frozenset(), chains: bool = 
     constants = {item.name for item in graph.initializer}
     before = _without_weighted(list(graph.node), forward=True)
     after = _without_weighted(list(graph.node), forward=False)
+    reasons = {**dict.fromkeys(_behind_upsampled(model), REASON_UPSAMPLED), **dict.fromkeys(keep, REASON_USER)}
     placement = Placement()
     from_int8: set[str] = set()
     for node in graph.node:
         if node.op_type not in WEIGHTED + CHAIN + FLOAT:
             continue
-        reason = _reason(node, before, after, keep, constants, from_int8, chains)
+        reason = _reason(node, before, after, reasons, constants, from_int8, chains)
         if reason:
             placement.kept[node.name] = reason
         else:
@@ -57,17 +59,29 @@ def place(model: ModelProto, keep: frozenset[str] = frozenset(), chains: bool = 
     return placement
 
 
+def _behind_upsampled(model: ModelProto) -> set[str]:
+    """Weighted nodes that read a Concat with a Resize among its inputs, and these Concats."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    mixed = {
+        node.output[0]: node.name
+        for node in model.graph.node
+        if node.op_type == "Concat" and any(name in makers and makers[name].op_type == "Resize" for name in node.input)
+    }
+    readers = {node.name for node in model.graph.node if node.op_type in WEIGHTED and node.input[0] in mixed}
+    return readers | set(mixed.values())
+
+
 def activations_of(node: NodeProto) -> list[str]:
     """Tensors a node reads as values: without the sizes of a Resize and the limits of a Clip."""
     return [name for name in node.input[: 1 if node.op_type in ("Resize", "Clip") else None] if name]
 
 
 def _reason(
-    node: NodeProto, before: set[str], after: set[str], keep: frozenset[str], constants: set[str], from_int8: set[str], chains: bool
+    node: NodeProto, before: set[str], after: set[str], reasons: dict[str, str], constants: set[str], from_int8: set[str], chains: bool
 ) -> str:
     """Why a node stays in float; empty when it becomes int8."""
-    if node.name in keep:
-        return REASON_USER
+    if node.name in reasons:
+        return reasons[node.name]
     if node.op_type in FLOAT:
         return REASON_FLOAT
     weighted = node.op_type in WEIGHTED

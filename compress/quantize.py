@@ -13,7 +13,7 @@ from segc.calib.calibrate import contract_hash
 from segc.calib.table import TABLE, CalibrationTable, read_table
 from segc.compress.placement import WEIGHTED, Placement, place
 from segc.compress.qdq import insert_qdq
-from segc.core.contract import CONTRACT_KEY, Contract
+from segc.core.contract import CONTRACT_KEY
 from segc.core.errors import CheckFailed, UserError, nearest
 from segc.core.files import atomic_path, sha256_file
 from segc.core.images import read_image
@@ -22,7 +22,7 @@ from segc.export.exporter import verification_images
 from segc.export.tensorrt_rules import check_qdq
 from segc.export.verify import pick
 from segc.runtime.bundle import Graph, Manifest, graph_file, graph_path, read_manifest, write_manifest
-from segc.runtime.runner import open_runner
+from segc.runtime.runner import installed_backends, open_runner
 from segc.runtime.segmenter import Segmenter
 from segc.runtime.target import Target
 
@@ -65,7 +65,7 @@ def quantize_bundle(
     path = bundle / graph_file(PRECISION)
     with atomic_path(path) as temporary:
         onnx.save(quantized, temporary)
-        parity = compare(fp32, temporary, manifest.contract, _check_images(images, manifest))
+        parity = compare(fp32, temporary, _check_images(images, manifest))
         if parity["pixel_agreement"] < least_agreement:
             raise CheckFailed(
                 f"the int8 graph gives the class of the fp32 graph on {100 * parity['pixel_agreement']:.2f} % of the pixels of "
@@ -93,15 +93,29 @@ def quantize_graph(model: ModelProto, ranges: Mapping[str, float], placement: Pl
     return quantized
 
 
-def compare(fp32: Path, int8: Path, contract: Contract, images: Sequence[Path]) -> dict[str, Any]:
-    """Pixel agreement of two graphs in ONNX Runtime over images; JSON-ready, with its conditions."""
-    first, second = (Segmenter(open_runner(Target(path, "onnx"), "onnxruntime")) for path in (fp32, int8))
+def compare(fp32: Path, int8: Path, images: Sequence[Path]) -> dict[str, Any]:
+    """Share of pixels to which the int8 graph gives the class of the fp32 graph, on every installed backend; the least of them decides.
+
+    Raises:
+        UserError: no images.
+    """
+    if not images:
+        raise UserError("there are no images to compare the int8 graph with fp32 on.", "Give real images.")
+    agreement = {backend: _agreement(fp32, int8, images, backend) for backend in installed_backends()}
+    return {"pixel_agreement": min(agreement.values()), "by_backend": agreement, "n_images": len(images), "conditions": {"against": "fp32"}}
+
+
+def _agreement(fp32: Path, int8: Path, images: Sequence[Path], backend: str) -> float:
+    runners = [open_runner(Target(path, "onnx"), backend) for path in (fp32, int8)]
+    first, second = (Segmenter(runner) for runner in runners)
     same = pixels = 0
-    for path in track(images, "comparing int8 with fp32"):
+    for path in track(images, f"comparing int8 with fp32 on {backend}"):
         image = read_image(path)
         equal = first.class_map(image) == second.class_map(image)
         same, pixels = same + int(equal.sum()), pixels + equal.size
-    return {"pixel_agreement": same / pixels, "n_images": len(images), "conditions": {"against": "fp32", "backend": "onnxruntime"}}
+    for runner in runners:
+        runner.close()
+    return same / pixels
 
 
 def _table(bundle: Path, table: Path | None, manifest: Manifest) -> CalibrationTable:

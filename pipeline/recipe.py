@@ -50,7 +50,7 @@ class Calibrate(_Section):
 
     images: Path | None = Field(default=None, description="Folder of images; left out: the dataset's training images.")
     count: int = Field(default=64, ge=1, description="How many images.")
-    method: Literal["minmax", "percentile", "mse", "entropy"] = Field(default="percentile", description="Rule that turns values into a range.")
+    method: Literal["minmax", "percentile", "mse", "entropy"] = Field(default="percentile", description="Rule that gives the ranges.")
     seed: int = Field(default=0, description="Seed of the choice of images.")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segc.core.errors import UserError
-from segc.core.images import Image, read_image
+from segc.core.images import Image, encode_image, read_image
 from segc.data.dataset import Pair, SegmentationSet, open_dataset
 from segc.runtime.overlay import colour_map
 from segc.runtime.runner import open_runner
@@ -39,9 +39,14 @@ def worst_panels(bundle: Path, validation: dict[str, Any], count: int = COUNT) -
     except UserError as error:
         return [], f"The labelled images are not on this machine: {error}"
     worst = sorted(validation["per_image"], key=lambda row: row["agreement"])[:count]
-    full = Segmenter(open_runner(Target(bundle, "bundle", against["precision"]), against["backend"]))
-    small = Segmenter(open_runner(Target(bundle, "bundle", validation["precision"]), validation["backend"]))
-    return [_panel(row, dataset, full, small) for row in worst], ""
+    runners = [open_runner(Target(bundle, "bundle", side["precision"]), side["backend"]) for side in (against, validation)]
+    try:
+        return [_panel(row, dataset, *map(Segmenter, runners)) for row in worst], ""
+    except UserError as error:
+        return [], f"The pictures could not be made again: {error}"
+    finally:
+        for runner in runners:
+            runner.close()
 
 
 def _panel(row: dict[str, Any], dataset: SegmentationSet, full: Segmenter, small: Segmenter) -> dict[str, Any]:
@@ -60,7 +65,7 @@ def _panel(row: dict[str, Any], dataset: SegmentationSet, full: Segmenter, small
         "agreement": row["agreement"],
         "miou": row["miou"],
         "reference_miou": row["reference_miou"],
-        "pictures": [{"caption": caption, "uri": _data_uri(picture)} for caption, picture in pictures],
+        "pictures": [{"caption": caption, "uri": _data_uri(picture, caption == "original")} for caption, picture in pictures],
     }
 
 
@@ -79,11 +84,10 @@ def _difference(image: Image, changed: NDArray[np.bool_]) -> Image:
     return picture
 
 
-def _data_uri(picture: Image) -> str:
-    """A picture, at most ``_WIDTH`` pixels wide, as a PNG (class colours) or JPEG (photograph) in a data URI."""
+def _data_uri(picture: Image, photograph: bool) -> str:
+    """A picture at most ``_WIDTH`` pixels wide in a data URI: photographs as JPEG, class colours as PNG without blended ones."""
     scale = min(1.0, _WIDTH / picture.shape[1])
     size = (round(picture.shape[1] * scale), round(picture.shape[0] * scale))
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])
-    assert done
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if photograph else cv2.INTER_NEAREST)
+    kind = "jpeg" if photograph else "png"
+    return f"data:image/{kind};base64," + base64.b64encode(encode_image(small, f".{kind}")).decode()

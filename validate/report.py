@@ -55,22 +55,21 @@ def gather(bundle: Path) -> dict[str, Any]:
         raise UserError(f"bundle {bundle} has no validation to report on.", f"segc validate {bundle}@int8 --against {bundle}@fp32")
     targets = [_target(bundle, manifest, result, timings) for result in validations]
     compressed = _compressed(manifest, validations)
-    full = next((line for line in targets if line["precision"] == "fp32"), None)
+    full_bytes = graph_path(bundle, manifest, "fp32").stat().st_size
     chosen = next(line for line in targets if (line["precision"], line["backend"]) == (compressed["precision"], compressed["backend"]))
     return {
         "name": manifest.name,
         "targets": targets,
-        "full": full,
         "chosen": chosen,
-        "verdict": _verdict(full, chosen, targets),
+        "verdict": _verdict(chosen, full_bytes, [_timing(result) for result in timings]),
         "compressed": compressed,
         "baselines": {"all one class": value_of(compressed, "all-one-class mIoU"), "random": value_of(compressed, "random mIoU")},
         "timings": [_timing(result) for result in timings],
         "slowest_ms": max((value_of(result, "pipeline_p50") for result in timings), default=0.0),
         "contract": manifest.contract.model_dump(mode="json"),
         "provenance": manifest.provenance,
-        "kept": _kept(manifest),
-        "calibration": _calibration(manifest),
+        "kept": _kept(manifest, compressed["precision"]),
+        "calibration": manifest.graphs[compressed["precision"]].notes.get("calibration"),
         "parity": {precision: graph.parity for precision, graph in manifest.graphs.items()},
         "conditions": {"measured": compressed["environment"], "report": environment()},
     }
@@ -96,6 +95,7 @@ def _target(bundle: Path, manifest: Manifest, result: dict[str, Any], timings: l
     return {
         "precision": result["precision"],
         "backend": result["backend"],
+        "n": result["dataset"]["n"],
         **{metric: value_of(result, metric) for metric in ("mIoU", "mAcc", "aAcc")},
         "against": against["target"] if against else None,
         "drop": value_of(result, "drop mIoU") if against else None,
@@ -121,35 +121,29 @@ def _timing(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _verdict(full: dict[str, Any] | None, chosen: dict[str, Any], targets: list[dict[str, Any]]) -> str:
+def _verdict(chosen: dict[str, Any], full_bytes: int, timings: list[dict[str, Any]]) -> str:
     """What was lost and what was won, in one sentence."""
-    if full is None or chosen["precision"] == "fp32":
-        return f"{chosen['precision']} on {chosen['backend']}: mIoU {chosen['mIoU']:.2f} %. Nothing compressed was validated."
-    drop = full["mIoU"] - chosen["mIoU"]
-    parts = [f"{chosen['precision']} on {chosen['backend']} has mIoU {chosen['mIoU']:.2f} %, {abs(drop):.2f} points "]
-    parts.append("below fp32" if drop >= 0 else "above fp32")
-    times = [line["p50_ms"] for line in targets if line["precision"] == "fp32" and line["p50_ms"]]
+    if chosen["precision"] == "fp32" or chosen["drop"] is None:
+        return (
+            f"{chosen['precision']} on {chosen['backend']}: mIoU {chosen['mIoU']:.2f} %. No compressed graph was compared with a full one."
+        )
+    parts = [f"{chosen['precision']} on {chosen['backend']} has mIoU {chosen['mIoU']:.2f} %, {abs(chosen['drop']):.2f} points "]
+    parts.append(f"{'below' if chosen['drop'] >= 0 else 'above'} {chosen['against']}")
+    times = [timing["engine"]["p50"] for timing in timings if timing["conditions"]["precision"] == "fp32"]
     if times and chosen["p50_ms"]:
         parts.append(f", and is {min(times) / chosen['p50_ms']:.2f}x as fast as the fastest fp32")
-    parts.append(f"; its file is {full['bytes'] / chosen['bytes']:.1f}x smaller.")
+    parts.append(f"; its file is {full_bytes / chosen['bytes']:.1f}x smaller.")
     return "".join(parts)
 
 
-def _kept(manifest: Manifest) -> list[dict[str, Any]]:
+def _kept(manifest: Manifest, precision: str) -> list[dict[str, Any]]:
     """Nodes that stayed in float: reason, how many, their names."""
-    graphs = [graph for precision, graph in manifest.graphs.items() if precision != "fp32"]
-    kept: dict[str, str] = graphs[0].notes.get("kept_in_float", {}) if graphs else {}
+    kept: dict[str, str] = manifest.graphs[precision].notes.get("kept_in_float", {})
     counts = Counter(kept.values())
     return [
         {"reason": reason, "count": count, "nodes": [name for name, why in kept.items() if why == reason]}
         for reason, count in counts.most_common()
     ]  # fmt: skip
-
-
-def _calibration(manifest: Manifest) -> dict[str, Any] | None:
-    graphs = [graph for precision, graph in manifest.graphs.items() if precision != "fp32"]
-    found: dict[str, Any] | None = graphs[0].notes.get("calibration") if graphs else None
-    return found
 
 
 def _number(value: float | None, digits: int = 2) -> str:

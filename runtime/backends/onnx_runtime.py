@@ -15,7 +15,7 @@ from segc.runtime.runner import check_images, read_contract
 
 _ERROR_ONLY = 3
 # It would merge the Q/DQ pairs of the readers of one tensor; the pair is then not turned into uint8, and its convolutions stay in float.
-_DISABLED = ["CommonSubexpressionElimination"]
+DISABLED_OPTIMIZERS = ["CommonSubexpressionElimination"]
 
 
 class OnnxRuntimeRunner:
@@ -50,7 +50,7 @@ class OnnxRuntimeRunner:
         if provider not in ort.get_available_providers():
             raise UserError(f"ONNX Runtime here has no {provider}; it has {', '.join(ort.get_available_providers())}.")
         try:
-            self._session = ort.InferenceSession(path, options, providers=[provider], disabled_optimizers=_DISABLED)
+            self._session = ort.InferenceSession(path, options, providers=[provider], disabled_optimizers=DISABLED_OPTIMIZERS)
         except Exception as error:  # ONNX Runtime raises its own unrelated types
             raise UserError(f"ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}") from error
         if self._session.get_providers()[0] != provider:

@@ -11,6 +11,7 @@ from segc.compress.placement import (
     REASON_BROKEN,
     REASON_FLOAT,
     REASON_LOGITS,
+    REASON_UPSAMPLED,
     REASON_USER,
     activations_of,
     place,
@@ -30,14 +31,14 @@ def rewire(model, name: str, old: str, new: str) -> None:
 
 def test_residual_and_head_are_int8_and_the_logits_are_not() -> None:
     placement = place(small_model())
-    assert placement.quantized == ["stem", "inner", "residual", "down", "up", "joined", "mix"]
-    assert placement.kept == {"classify": REASON_LOGITS, "argmax": REASON_FLOAT}
+    assert placement.quantized == ["stem", "inner", "residual", "down", "up"]
+    assert placement.kept == {"joined": REASON_UPSAMPLED, "mix": REASON_UPSAMPLED, "classify": REASON_LOGITS, "argmax": REASON_FLOAT}
 
 
 def test_without_chains_only_weighted_nodes() -> None:
     placement = place(small_model(), chains=False)
-    assert placement.quantized == ["stem", "inner", "down", "mix"]
-    assert placement.kept["residual"] == placement.kept["up"] == placement.kept["joined"] == REASON_BROKEN
+    assert placement.quantized == ["stem", "inner", "down"]
+    assert placement.kept["residual"] == placement.kept["up"] == REASON_BROKEN
 
 
 def test_before_the_first_weighted_node() -> None:
@@ -62,8 +63,8 @@ def test_an_add_of_a_float_tensor_stays_and_so_does_what_follows() -> None:
     rewire(model, "residual", "stem", "gate")
     placement = place(model)
     assert placement.kept["gate"] == REASON_FLOAT
-    assert placement.kept["residual"] == placement.kept["joined"] == REASON_BROKEN
-    assert {"down", "up", "mix"} <= set(placement.quantized)
+    assert placement.kept["residual"] == REASON_BROKEN
+    assert {"down", "up"} <= set(placement.quantized)
 
 
 def test_kept_by_name_breaks_its_chain() -> None:
@@ -73,9 +74,9 @@ def test_kept_by_name_breaks_its_chain() -> None:
 
 def test_an_add_of_a_constant_is_a_chain() -> None:
     model = small_model()
-    insert(model, "mix", helper.make_node("Add", ["joined", "offset"], ["moved"], "offset_add"))
+    insert(model, "residual", helper.make_node("Add", ["inner", "offset"], ["moved"], "offset_add"))
     model.graph.initializer.append(helper.make_tensor("offset", 1, [1], [0.5]))
-    rewire(model, "mix", "joined", "moved")
+    rewire(model, "residual", "inner", "moved")
     assert "offset_add" in place(model).quantized
 
 
@@ -91,3 +92,9 @@ def test_what_a_node_reads_as_values() -> None:
     assert activations_of(helper.make_node("Resize", ["x", "", "", "size"], ["y"])) == ["x"]
     assert activations_of(helper.make_node("Clip", ["x", "low", "high"], ["y"])) == ["x"]
     assert activations_of(helper.make_node("Add", ["a", "b"], ["y"])) == ["a", "b"]
+
+
+def test_a_convolution_of_concatenated_maps_of_one_size_is_int8() -> None:
+    model = small_model()
+    next(node for node in model.graph.node if node.name == "joined").input[1] = "inner"
+    assert {"joined", "mix"} <= set(place(model).quantized)
