@@ -88,6 +88,6 @@ def _data_uri(picture: Image, photograph: bool) -> str:
     """A picture at most ``_WIDTH`` pixels wide in a data URI: photographs as JPEG, class colours as PNG without blended ones."""
     scale = min(1.0, _WIDTH / picture.shape[1])
     size = (round(picture.shape[1] * scale), round(picture.shape[0] * scale))
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if photograph else cv2.INTER_NEAREST)
+    small = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA if photograph else cv2.INTER_NEAREST), np.uint8)
     kind = "jpeg" if photograph else "png"
-    return f"data:image/{kind};base64," + base64.b64encode(encode_image(small, f".{kind}")).decode()
+    return f"data:image/{kind};base64," + base64.b64encode(encode_image(f".{kind}", small)).decode()
