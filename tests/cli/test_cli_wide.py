@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -103,9 +104,11 @@ def test_typing_mistakes_get_the_nearest_name(arguments: tuple[str, ...], sugges
     assert suggestion in done.stderr.split("No such")[1]
 
 
-def test_completion_is_offered() -> None:
-    done = segc("--show-completion", "bash")
-    assert done.returncode == 0 and "complete" in done.stdout
+def test_the_shell_completes_verbs() -> None:
+    command = Path(sys.executable).parent / "segc"
+    asked = {"_SEGC_COMPLETE": "complete_bash", "COMP_WORDS": "segc exp", "COMP_CWORD": "1"}
+    done = subprocess.run([command], env={**os.environ, **asked}, capture_output=True, text=True)
+    assert done.stdout.split() == ["export"]
 
 
 def _fake(error: BaseException | None, passed: bool = True) -> typer.Typer:
