@@ -151,4 +151,5 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 
 def _signed(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:+.{digits}f}"
+    # Adding 0.0 turns a rounded -0.0 into 0.0.
+    return "–" if value is None else f"{round(value, digits) + 0.0:+.{digits}f}"
