@@ -20,7 +20,7 @@ from torch.export import Dim
 
 from segc.core.contract import CONTRACT_KEY, Contract, Size
 from segc.core.errors import CheckFailed, UserError
-from segc.export.rewrite import push_pointwise_through_resize
+from segc.export.rewrite import push_pointwise_through_resize, split_behind_upsampling
 
 Exporter = Literal["dynamo", "torchscript"]
 
@@ -160,6 +160,7 @@ def _simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     except Exception as error:
         raise UserError(f"onnxslim cannot simplify this graph: {_reason(error)}", "Add --no-simplify.") from error
     push_pointwise_through_resize(slim)
+    split_behind_upsampling(slim)
     return slim
 
 

@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from segc.export.rewrite import push_pointwise_through_resize
+from segc.export.rewrite import push_pointwise_through_resize, split_behind_upsampling
 
 SIZES = ((12, 16), (6, 8), (3, 4))
 
@@ -144,3 +144,28 @@ def test_two_heads() -> None:
     assert moved == 2 and len(nodes_of(copy, "Conv")) == 6
     for found, expected in zip(run(copy), run(both), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_convolution_behind_upsampling_is_split_exactly() -> None:
+    from smallnet import HEIGHT, WIDTH, small_model
+
+    before, after = small_model(), small_model()
+    assert split_behind_upsampling(after) == 1
+    onnx.checker.check_model(after)
+    names = {node.name for node in after.graph.node}
+    assert {"mix_split0", "mix_split1"} <= names and not {"mix", "joined"} & names
+    image = np.random.default_rng(0).integers(0, 256, (1, HEIGHT, WIDTH, 3), np.uint8)
+    logits = []
+    for model in (before, after):
+        model.graph.output.append(helper.make_empty_tensor_value_info("classify"))
+        logits.append(ort.InferenceSession(model.SerializeToString()).run(["classify"], {"images": image})[0])
+    np.testing.assert_allclose(logits[0], logits[1], rtol=1e-4, atol=1e-4)
+
+
+def test_grouped_convolutions_are_not_split() -> None:
+    from smallnet import small_model
+
+    model = small_model()
+    mix = next(node for node in model.graph.node if node.name == "mix")
+    mix.attribute.append(helper.make_attribute("group", 2))
+    assert split_behind_upsampling(model) == 0
