@@ -1,1 +1,1 @@
-"""The two operators no exporter knows: selective scan and neighbourhood attention (not built yet)."""
+"""The two operators no exporter knows, selective scan and neighbourhood attention: ``segc.ops.scan`` and ``segc.ops.attention``."""

@@ -1,0 +1,120 @@
+"""Selective scan as a torch operator: ``torch.compile`` and ``torch.export`` see one node, ``segc::selective_scan``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from segc.ops import reference
+from segc.ops.checks import check_cross_scan, check_scan
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    reverse: bool = False,
+) -> Tensor:
+    """Scan sequences with an input-dependent linear recurrence (S6 of Mamba, arXiv 2312.00752; grouped as in VMamba, 2401.10166).
+
+    ``h_t = exp(delta_t A) h_(t-1) + delta_t B_t u_t``, ``y_t = C_t h_t + D u_t``, from ``h = 0``; accumulated in float32 (float64 for
+    float64 input). A NaN or an infinity spreads as in that recurrence: to later steps of its own channel only.
+
+    Args:
+        u: (batch, channels, length); float16, bfloat16, float32 or float64.
+        delta: (batch, channels, length), as u: the step size before bias and softplus.
+        A: (channels, d_state); float32 (float64 for float64 input). Negative for a state that decays.
+        B, C: (batch, groups, d_state, length) or (batch, d_state, length), as u; channel d reads group ``d // (channels / groups)``.
+        D: (channels,), as A; the skip connection.
+        delta_bias: (channels,), as A; added to delta.
+        delta_softplus: replace delta by ``log(1 + exp(delta))`` after the bias.
+        reverse: run from the last step to the first.
+
+    Returns:
+        (batch, channels, length), as u.
+
+    Raises:
+        UserError: an argument of another shape or dtype.
+    """
+    check_scan(u, delta, A, B, C, D, delta_bias)
+    if B.dim() == 3:
+        B, C = B[:, None], C[:, None]
+    return _selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus, reverse)
+
+
+def cross_selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+) -> Tensor:
+    """Scan a map along rows, columns and both reversed, and sum the four results: cross scan, selective scan and cross merge in one.
+
+    Everything is given and returned in row-major map order, so that no permutation is ever stored. Equal to
+    ``cross_merge(selective_scan(cross_scan(u), ...))`` with four groups.
+
+    Args:
+        u: (batch, channels, height, width); float16, bfloat16, float32 or float64.
+        delta: (batch, 4 * channels, height, width), as u; the channels of direction 0 (rows) first, then 1 (columns), 2 (rows
+            reversed), 3 (columns reversed).
+        A: (4 * channels, d_state); float32 (float64 for float64 input).
+        B, C: (batch, 4, d_state, height, width), as u.
+        D, delta_bias: (4 * channels,), as A.
+        delta_softplus: as in ``selective_scan``.
+
+    Returns:
+        (batch, channels, height, width), as u.
+
+    Raises:
+        UserError: an argument of another shape or dtype.
+    """
+    check_cross_scan(u, delta, A, B, C, D, delta_bias)
+    return _cross_selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
+
+
+@torch.library.custom_op("segc::selective_scan", mutates_args=())
+def _selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+) -> Tensor:
+    return reference.selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus, reverse)
+
+
+@_selective_scan.register_fake
+def _(u, delta, A, B, C, D, delta_bias, delta_softplus, reverse):  # type: ignore[no-untyped-def]
+    return torch.empty_like(u, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("segc::cross_selective_scan", mutates_args=())
+def _cross_selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+) -> Tensor:
+    return reference.cross_selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus).contiguous()
+
+
+@_cross_selective_scan.register_fake
+def _(u, delta, A, B, C, D, delta_bias, delta_softplus):  # type: ignore[no-untyped-def]
+    return torch.empty_like(u, memory_format=torch.contiguous_format)
