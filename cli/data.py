@@ -74,7 +74,8 @@ def list_layouts() -> Outcome:
     """
     from rich.table import Table
 
-    from segc.data.embedded import cache_folder, camvid_root
+    from segc.core.files import cache_folder
+    from segc.data.embedded import camvid_root
     from segc.data.layout import LAYOUTS
     from segc.data.spec import known_specs
 

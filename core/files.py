@@ -29,6 +29,12 @@ _WRITE_ERRORS = {
 }
 
 
+def cache_folder() -> Path:
+    """The user's cache folder of segc: ``$SEGC_CACHE``, else ``$XDG_CACHE_HOME/segc``, default ``~/.cache/segc``."""
+    named = os.environ.get("SEGC_CACHE")
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segc"
+
+
 @contextmanager
 def explain_write_errors(path: Path) -> Iterator[None]:
     """Turn an ``OSError`` that the user can mend (disk full, read-only) into a ``UserError`` that names ``path``."""

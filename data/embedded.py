@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from segc.core.files import explain_write_errors
+from segc.core.files import cache_folder, explain_write_errors
 from segc.data.render import RENDER_VERSION, render_dataset
 
 
@@ -52,8 +52,3 @@ def _alone(lock: Path) -> Iterator[None]:
     with stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
-
-
-def cache_folder() -> Path:
-    """The user's cache folder of segc: ``$XDG_CACHE_HOME/segc``, default ``~/.cache/segc``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segc"

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from segc.core.errors import UserError
+from segc.core.files import cache_folder
 
 FOLDER = Path(__file__).parent
 # No -ffast-math: NaN and infinity have to spread as in the definition, and it would switch denormals off in the whole process.
@@ -49,7 +50,7 @@ def compiled() -> Path:
         UserError: no C++ compiler, or it refused the sources.
     """
     compiler = find_compiler()
-    target = cache_folder() / f"segc_ops_{_key(compiler)}.so"
+    target = cache_folder() / "ops" / f"segc_ops_{_key(compiler)}.so"
     if not target.exists():
         _compile(compiler, target)
     return target
@@ -65,12 +66,6 @@ def find_compiler() -> str:
         if name and (path := shutil.which(name)):
             return path
     raise UserError("no C++ compiler was found.", "apt-get install g++, or name one in CXX.")
-
-
-def cache_folder() -> Path:
-    """Where compiled kernels are kept: ``SEGC_CACHE``, else the user's cache folder."""
-    root = os.environ.get("SEGC_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segc"
-    return Path(root) / "ops"
 
 
 def sources() -> list[Path]:
