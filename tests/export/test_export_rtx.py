@@ -10,7 +10,6 @@ from onnx import ModelProto, TensorProto, helper
 
 from segc.core.errors import CheckFailed, UserError
 from segc.export import rtx
-from segc.export.onnx_graph import build_graph
 from tests.smallnet import small_model
 
 needs_rtx = pytest.mark.skipif(not rtx.installed(), reason="TensorRT-RTX is not installed: pip install 'segc[rtx]'")
@@ -51,7 +50,7 @@ def test_a_pass_of_the_parser_is_not_enough() -> None:
 
 @needs_rtx
 def test_time_runs_out() -> None:
-    with pytest.raises(CheckFailed, match="within 0.01 s"):
+    with pytest.raises(CheckFailed, match=r"within 0\.01 s"):
         rtx.build(one_node("Relu"), timeout=0.01)
 
 
