@@ -1,0 +1,133 @@
+"""Shapes of the tiles that the attention kernels work in, as pure functions of the problem: no GPU and no Triton needed."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from functools import cache
+
+from torch import Tensor
+
+from segc.core.errors import UserError
+
+MAX_HEAD_DIM = 256
+MIN_DOT = 16  # the smallest side of a matrix product that tensor cores take
+BIAS_PROGRAMS = 4096
+SEGMENT_ROWS = 16
+_OPERATIONS, _LANES = 20, 128  # scalar work of one query-key pair (mask, bias, softmax), lanes of one multiprocessor
+_PRODUCT, _FETCH = 2048, 64  # flops and bytes from the L2 cache that one multiprocessor takes a clock, in half precision
+_SHARED = 48 * 1024  # every GPU from compute capability 7.5 on gives one block this much
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A program keeps a tile of ``own`` (rows, columns) positions and walks over tiles of ``loop`` positions."""
+
+    own: tuple[int, int]
+    loop: tuple[int, int]
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class Strips:
+    """A program of the bias gradient pairs strips of ``queries`` positions of a row with chunks of ``keys`` positions of another."""
+
+    queries: int
+    keys: int
+    chunks: int
+    items: int
+    splits: int
+    warps: int
+
+
+def padded(head_dim: int) -> int:
+    """The power of two, 16 or more, that a head dimension is padded to inside a kernel.
+
+    Raises:
+        UserError: more than 256.
+    """
+    if head_dim > MAX_HEAD_DIM:
+        raise UserError(
+            f"q has head_dim {head_dim}; the CUDA kernels of neighborhood_attention_2d take up to {MAX_HEAD_DIM}.", fix="use more heads"
+        )
+    return max(MIN_DOT, 1 << (head_dim - 1).bit_length())
+
+
+@cache
+def choose_tiles(kernel_size: tuple[int, int], head_dim: int, item_bytes: int, accumulators: int = 1) -> Tiles:
+    """The tiles that need the least work by a simple model of one multiprocessor.
+
+    A small tile of queries computes fewer pairs that no window holds, a large one reads each key fewer times; the model weighs scalar
+    work, products and reads from the L2 cache.
+
+    Args:
+        kernel_size: (rows, columns).
+        head_dim: at most 256.
+        item_bytes: of q's dtype: 2, 4 or 8.
+        accumulators: matrices (own positions, head_dim) that a program sums up: 1 for the output or dq, 2 for dk and dv.
+    """
+    width = padded(head_dim)
+    options = [Tiles(own, loop, _warps(own, width), 1) for own in _shapes(16, 128) for loop in _shapes(16, 64)]
+    fitting = [tiles for tiles in options if _fits(tiles, width, item_bytes, accumulators)]
+    best = min(fitting, key=lambda tiles: (_cost(tiles, kernel_size, width, item_bytes), tiles.own, tiles.loop))
+    return Tiles(best.own, best.loop, best.warps, 2 if _loop_bytes(best, width, item_bytes) * 2 <= _SHARED else 1)
+
+
+def choose_strips(shape: tuple[int, int, int, int], kernel_size: tuple[int, int], dilation: tuple[int, int], head_dim: int) -> Strips:
+    """How the gradient of the bias is split into programs: many enough to fill a GPU, and always the same for the same problem.
+
+    Args:
+        shape: (batch, height, width, heads).
+        kernel_size, dilation: (rows, columns).
+        head_dim: at most 256.
+    """
+    batch, height, width, heads = shape
+    queries = 16 if kernel_size[1] <= 31 else 32
+    keys = 32 if padded(head_dim) <= 128 else 16
+    span = queries + 2 * kernel_size[1] - 2
+    rows, columns = math.ceil(height / dilation[0]), math.ceil(width / dilation[1])
+    items = batch * dilation[0] * dilation[1] * math.ceil(columns / queries) * math.ceil(rows / SEGMENT_ROWS)
+    chunks = math.ceil(span / keys)
+    splits = math.ceil(BIAS_PROGRAMS / (heads * chunks * (2 * kernel_size[0] - 1)))
+    return Strips(queries, keys, chunks, items, min(splits, items), queries // 16)
+
+
+def alignment(*tensors: Tensor) -> int:
+    """Largest power of two, at most 16, that divides every stride of the tensors but their unit strides along the head dimension.
+
+    It tells the compiler how many neighbouring elements one instruction may read; strides alone say so only when divisible by 16.
+    """
+    strides = [stride for tensor in tensors for axis, stride in enumerate(tensor.stride()) if axis < 4 or stride != 1]
+    return math.gcd(16, *strides)
+
+
+def _shapes(smallest: int, largest: int) -> list[tuple[int, int]]:
+    sides = [1, 2, 4, 8, 16, 32]
+    return [(rows, columns) for rows, columns in itertools.product(sides, sides[2:]) if smallest <= rows * columns <= largest]
+
+
+def _warps(own: tuple[int, int], width: int) -> int:
+    return max(1, own[0] * own[1] // 16) * (2 if width > 128 else 1)
+
+
+def _loop_bytes(tiles: Tiles, width: int, item_bytes: int) -> int:
+    return 2 * tiles.loop[0] * tiles.loop[1] * width * item_bytes
+
+
+def _fits(tiles: Tiles, width: int, item_bytes: int, accumulators: int) -> bool:
+    """Two tiles walked over fit the shared memory, and the sums fit half of the registers (255 of 4 bytes a thread)."""
+    own = tiles.own[0] * tiles.own[1]
+    sums = own * (accumulators * width + tiles.loop[0] * tiles.loop[1]) * max(4, item_bytes)
+    return _loop_bytes(tiles, width, item_bytes) <= _SHARED and sums <= tiles.warps * 32 * 128 * 4
+
+
+def _cost(tiles: Tiles, kernel_size: tuple[int, int], width: int, item_bytes: int) -> float:
+    """Clocks of one multiprocessor for one query."""
+    pairs = math.prod(
+        math.ceil((own + kernel - 1) / loop) * loop for own, loop, kernel in zip(tiles.own, tiles.loop, kernel_size, strict=True)
+    )
+    own = tiles.own[0] * tiles.own[1]
+    each = _OPERATIONS / _LANES + 4 * width / _PRODUCT * item_bytes / 2 + 2 * width * item_bytes / _FETCH / own
+    return pairs * each
