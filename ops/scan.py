@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from segc.ops import reference
+from segc.ops import scan_torch
 from segc.ops.checks import check_cross_scan, check_scan
 
 
@@ -93,12 +95,24 @@ def _selective_scan(
     delta_softplus: bool,
     reverse: bool,
 ) -> Tensor:
-    return reference.selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus, reverse)
+    return scan_torch.selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus, reverse)
 
 
-@_selective_scan.register_fake
-def _(u, delta, A, B, C, D, delta_bias, delta_softplus, reverse):  # type: ignore[no-untyped-def]
-    return torch.empty_like(u, memory_format=torch.contiguous_format)
+@torch.library.custom_op("segc::selective_scan_backward", mutates_args=())
+def _selective_scan_backward(
+    grad: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of u, delta, A, B, C, D and delta_bias, each in its input's dtype; the last two are empty where the input is absent."""
+    return scan_torch.selective_scan_backward(grad, u, delta, A, B, C, D, delta_bias, delta_softplus, reverse)
 
 
 @torch.library.custom_op("segc::cross_selective_scan", mutates_args=())
@@ -112,9 +126,58 @@ def _cross_selective_scan(
     delta_bias: Tensor | None,
     delta_softplus: bool,
 ) -> Tensor:
-    return reference.cross_selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus).contiguous()
+    return scan_torch.cross_selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
 
 
+@torch.library.custom_op("segc::cross_selective_scan_backward", mutates_args=())
+def _cross_selective_scan_backward(
+    grad: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """As ``_selective_scan_backward``, in map order."""
+    return scan_torch.cross_selective_scan_backward(grad, u, delta, A, B, C, D, delta_bias, delta_softplus)
+
+
+@_selective_scan.register_fake
 @_cross_selective_scan.register_fake
-def _(u, delta, A, B, C, D, delta_bias, delta_softplus):  # type: ignore[no-untyped-def]
+def _fake(u: Tensor, *inputs: object) -> Tensor:
     return torch.empty_like(u, memory_format=torch.contiguous_format)
+
+
+@_selective_scan_backward.register_fake
+@_cross_selective_scan_backward.register_fake
+def _fake_backward(
+    grad: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None, *flags: bool
+) -> tuple[Tensor, ...]:
+    inputs = (u, delta, A, B, C, D, delta_bias)
+    return tuple(A.new_empty(0) if x is None else torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:7])
+    ctx.flags = inputs[7:]
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    return _gradients(_selective_scan_backward, ctx, grad)
+
+
+def _cross_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    return _gradients(_cross_selective_scan_backward, ctx, grad)
+
+
+def _gradients(operator: Any, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    inputs = ctx.saved_tensors
+    gradients = operator(grad, *inputs, *ctx.flags)
+    return *(None if x is None else gradient for x, gradient in zip(inputs, gradients, strict=True)), *(None for _ in ctx.flags)
+
+
+_selective_scan.register_autograd(_backward, setup_context=_save)
+_cross_selective_scan.register_autograd(_cross_backward, setup_context=_save)
