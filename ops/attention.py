@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from segc.ops import reference
-from segc.ops.checks import check_attention
+from segc.ops import attention_torch
+from segc.ops.checks import Window, check_attention
 
 
 def neighborhood_attention_2d(
@@ -48,10 +49,49 @@ def neighborhood_attention_2d(
 def _neighborhood_attention_2d(
     q: Tensor, k: Tensor, v: Tensor, kernel_size: Sequence[int], dilation: Sequence[int], scale: float, rpb: Tensor | None
 ) -> Tensor:
-    rows, columns = kernel_size
-    return reference.neighborhood_attention_2d(q, k, v, (rows, columns), (dilation[0], dilation[1]), scale, rpb).contiguous()
+    return attention_torch.attention(q, k, v, _window(kernel_size, dilation), scale, rpb)
 
 
 @_neighborhood_attention_2d.register_fake
 def _(q, k, v, kernel_size, dilation, scale, rpb):  # type: ignore[no-untyped-def]
     return torch.empty_like(q, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("segc::neighborhood_attention_2d_backward", mutates_args=())
+def _neighborhood_attention_2d_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    scale: float,
+    rpb: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v and rpb, each contiguous and of its own dtype; the last is empty where there is no rpb."""
+    return attention_torch.attention_backward(grad, q, k, v, _window(kernel_size, dilation), scale, rpb)
+
+
+@_neighborhood_attention_2d_backward.register_fake
+def _(grad, q, k, v, kernel_size, dilation, scale, rpb):  # type: ignore[no-untyped-def]
+    made = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (q, k, v)]
+    return (*made, q.new_empty(0) if rpb is None else torch.empty_like(rpb, memory_format=torch.contiguous_format))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    q, k, v, kernel_size, dilation, scale, rpb = inputs
+    ctx.save_for_backward(q, k, v, rpb)
+    ctx.window, ctx.scale = (kernel_size, dilation), scale
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    q, k, v, rpb = ctx.saved_tensors
+    dq, dk, dv, drpb = _neighborhood_attention_2d_backward(grad, q, k, v, *ctx.window, ctx.scale, rpb)
+    return dq, dk, dv, None, None, None, None if rpb is None else drpb
+
+
+_neighborhood_attention_2d.register_autograd(_differentiate, setup_context=_save)
+
+
+def _window(kernel_size: Sequence[int], dilation: Sequence[int]) -> Window:
+    return Window((kernel_size[0], kernel_size[1]), (dilation[0], dilation[1]))
