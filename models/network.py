@@ -113,6 +113,8 @@ def _build(model_cfg: Any, scope: str) -> nn.Module:
     from mmengine.registry import init_default_scope
     from mmseg.registry import MODELS
 
+    import segc.models.zoo  # noqa: F401  (a checkpoint's config runs no custom_imports)
+
     init_default_scope(scope)
     try:
         return MODELS.build(model_cfg)
