@@ -9,6 +9,7 @@ from torch import Tensor
 
 from segc.ops import scan_torch
 from segc.ops.checks import check_cross_scan, check_scan
+from segc.ops.native.scan import NativeScan, native_takes
 
 
 def selective_scan(
@@ -142,6 +143,34 @@ def _cross_selective_scan_backward(
     delta_softplus: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """As ``_selective_scan_backward``, in map order."""
+    return scan_torch.cross_selective_scan_backward(grad, u, delta, A, B, C, D, delta_bias, delta_softplus)
+
+
+@_selective_scan.register_kernel("cpu")
+def _(u, delta, A, B, C, D, delta_bias, delta_softplus, reverse):  # type: ignore[no-untyped-def]
+    if native_takes(u.dtype):
+        return NativeScan(u, delta, A, B, C, D, delta_bias, cross=False).forward(delta_softplus, reverse)
+    return scan_torch.selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus, reverse)
+
+
+@_selective_scan_backward.register_kernel("cpu")
+def _(grad, u, delta, A, B, C, D, delta_bias, delta_softplus, reverse):  # type: ignore[no-untyped-def]
+    if native_takes(u.dtype):
+        return NativeScan(u, delta, A, B, C, D, delta_bias, cross=False).backward(grad, delta_softplus, reverse)
+    return scan_torch.selective_scan_backward(grad, u, delta, A, B, C, D, delta_bias, delta_softplus, reverse)
+
+
+@_cross_selective_scan.register_kernel("cpu")
+def _(u, delta, A, B, C, D, delta_bias, delta_softplus):  # type: ignore[no-untyped-def]
+    if native_takes(u.dtype):
+        return NativeScan(u, delta, A, B, C, D, delta_bias, cross=True).forward(delta_softplus, False)
+    return scan_torch.cross_selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
+
+
+@_cross_selective_scan_backward.register_kernel("cpu")
+def _(grad, u, delta, A, B, C, D, delta_bias, delta_softplus):  # type: ignore[no-untyped-def]
+    if native_takes(u.dtype):
+        return NativeScan(u, delta, A, B, C, D, delta_bias, cross=True).backward(grad, delta_softplus, False)
     return scan_torch.cross_selective_scan_backward(grad, u, delta, A, B, C, D, delta_bias, delta_softplus)
 
 
