@@ -5,6 +5,7 @@ The same JSON is stored in the ONNX file's metadata (key ``segc.contract``), so 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -20,16 +21,18 @@ class _Strict(BaseModel):
 
 
 class Resize(_Strict):
-    """How the image becomes the network's input, as mmseg's ``Resize`` does it (bilinear, half-pixel centres).
+    """How the image becomes the network's input, as mmseg's ``Resize`` and ``ResizeToMultiple`` do it (bilinear, half-pixel centres).
 
     mode: ``none`` (network sees the image's own size), ``stretch`` (to ``size``), ``keep_ratio`` (the largest scale at which the
         image fits into ``size`` in either orientation: mmcv's ``rescale_size``).
     size: (height, width); for ``keep_ratio`` the bounding box.
+    multiple: in a second resize both sides are stretched up to a multiple of it; 1 for none.
     in_graph: True when the deploy graph does it; False when the host does it (slide inference).
     """
 
     mode: Literal["none", "stretch", "keep_ratio"] = "none"
     size: Size | None = None
+    multiple: int = Field(default=1, ge=1)
     in_graph: bool = True
 
     @model_validator(mode="after")
@@ -38,13 +41,29 @@ class Resize(_Strict):
             raise ValueError(f"resize mode {self.mode!r} with size {self.size}: 'none' takes no size, the others need one")
         return self
 
+    @property
+    def resizes(self) -> bool:
+        """True when an image may change its size."""
+        return self.mode != "none" or self.multiple > 1
+
+    def steps(self, height: int, width: int) -> list[Size]:
+        """The sizes that an image of ``height`` x ``width`` is resized to, one after the other, without those it already has."""
+        steps = [(height, width)]
+        if self.size is not None:
+            steps.append(self.size if self.mode == "stretch" else self._fitted(height, width))
+        if self.multiple > 1:
+            height, width = steps[-1]
+            steps.append((-(-height // self.multiple) * self.multiple, -(-width // self.multiple) * self.multiple))
+        return [after for before, after in pairwise(steps) if after != before]
+
     def network_size(self, height: int, width: int) -> Size:
-        """(height, width) at which the network sees an image of ``height`` x ``width``; ``keep_ratio`` as mmcv's ``rescale_size``."""
-        if self.size is None:
-            return height, width
-        if self.mode == "stretch":
-            return self.size
-        scale = min(max(self.size) / max(height, width), min(self.size) / min(height, width))
+        """(height, width) at which the network sees an image of ``height`` x ``width``."""
+        return [(height, width), *self.steps(height, width)][-1]
+
+    def _fitted(self, height: int, width: int) -> Size:
+        """The largest size of that shape that fits into the box, as mmcv's ``rescale_size`` rounds it."""
+        box: Size = self.size or (height, width)
+        scale = min(max(box) / max(height, width), min(box) / min(height, width))
         return int(height * float(scale) + 0.5), int(width * float(scale) + 0.5)
 
 

@@ -21,7 +21,7 @@ from segc.core.progress import track
 from segc.core.rows import package_version
 from segc.export.onnx_graph import INPUT
 from segc.models.deploy import DeployModule
-from segc.runtime.segmenter import resize_image, windows
+from segc.runtime.segmenter import network_image, resize_image, windows
 
 DEFAULT_IMAGES = 4
 _TWIN = "segc_verify_logits"
@@ -227,7 +227,8 @@ def mmseg_class_map(module: DeployModule, images: NDArray[np.uint8]) -> NDArray[
 
     size = (images.shape[1], images.shape[2])
     inner = module.contract.resize.network_size(*size)
-    inputs = [torch.from_numpy(np.ascontiguousarray(resize_image(image, inner)[..., ::-1].transpose(2, 0, 1))) for image in images]
+    seen = [network_image(image, module.contract.resize) for image in images]
+    inputs = [torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))) for image in seen]
     samples = [SegDataSample(metainfo={"img_shape": inner, "ori_shape": size}) for _ in inputs]
     results = module.model.test_step({"inputs": inputs, "data_samples": samples})
     return np.stack([result.pred_sem_seg.data[0].numpy().astype(np.int64) for result in results])

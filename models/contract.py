@@ -133,6 +133,8 @@ def _resize(cfg: Config, wanted: NetworkSize) -> Resize:
         kind = step["type"] if isinstance(step["type"], str) else step["type"].__name__
         if kind == "Resize":
             found = _resize_step(step)
+        elif kind == "ResizeToMultiple":
+            found = found.model_copy(update={"multiple": int(step.get("size_divisor", 32))})
         elif not kind.startswith(_HARMLESS):
             raise UserError(
                 f"the test pipeline has {kind}, which a deploy graph cannot repeat.",

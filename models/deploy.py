@@ -77,10 +77,8 @@ class DeployModule(nn.Module):
         if self.bgr:
             x = x.index_select(3, torch.tensor([2, 1, 0], device=images.device))
         x = x.permute(0, 3, 1, 2)
-        if self.contract.resize.in_graph and self.contract.resize.mode != "none":
-            height, width = x.shape[2], x.shape[3]
-            size = self.contract.resize.network_size(height, width)
-            if size != (height, width):
+        if self.contract.resize.in_graph:
+            for size in self.contract.resize.steps(x.shape[2], x.shape[3]):
                 x = F.interpolate(x, size, mode="bilinear", align_corners=False)
                 x = (x + _HALF_UP).floor()
         return (x - self.mean) / self.std if self.normalises else x
@@ -125,7 +123,7 @@ class DeployModule(nn.Module):
 
     def _resize_back(self, logits: Tensor, height: int, width: int) -> Tensor:
         """Logits at the image's size; nothing to do for a graph that resizes nothing."""
-        resized = self.contract.resize.in_graph and self.contract.resize.mode != "none"
+        resized = self.contract.resize.in_graph and self.contract.resize.resizes
         if not resized or tuple(logits.shape[2:]) == (height, width):
             return logits
         return F.interpolate(logits, (height, width), mode="bilinear", align_corners=self.contract.align_corners)

@@ -159,9 +159,15 @@ def _interpolate(plane: Logits, axis: tuple[NDArray[np.intp], NDArray[np.float32
     return low + (high - low) * weight
 
 
+def network_image(image: Image, resize: Resize) -> Image:
+    """The image at the size the network sees it, by OpenCV as mmseg's test pipeline does it."""
+    for size in resize.steps(*image.shape[:2]):
+        image = resize_image(image, size)
+    return image
+
+
 def _host_resize(image: Image, resize: Resize) -> Image:
-    size = resize.network_size(*image.shape[:2])
-    return image if resize.in_graph or size == image.shape[:2] else resize_image(image, size)
+    return image if resize.in_graph else network_image(image, resize)
 
 
 def _resize_map(found: ClassMap, size: Size) -> ClassMap:

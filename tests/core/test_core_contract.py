@@ -28,6 +28,8 @@ def test_keep_ratio_is_mmcvs_rescale_size(height: int, width: int, box_h: int, b
 def test_the_other_modes() -> None:
     assert Resize().network_size(7, 9) == (7, 9)
     assert Resize(mode="stretch", size=(3, 4)).network_size(7, 9) == (3, 4)
+    assert Resize(multiple=32).network_size(64, 65) == (64, 96)
+    assert Resize(mode="stretch", size=(64, 96), multiple=32).steps(10, 10) == [(64, 96)]
 
 
 @pytest.mark.parametrize("wrong", [{"mode": "stretch"}, {"mode": "none", "size": (1, 1)}, {"mode": "sretch", "size": (1, 1)}, {"x": 1}])
