@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from segc.models.afformer.backbone import AFFormer
+from segc.models.afformer.head import AFFormerHead
 from segc.models.segman.decoder import SegMANDecoder
 from segc.models.segman.encoder import SegMANEncoder
 
-__all__ = ["SegMANDecoder", "SegMANEncoder"]
+__all__ = ["AFFormer", "AFFormerHead", "SegMANDecoder", "SegMANEncoder"]

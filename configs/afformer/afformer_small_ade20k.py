@@ -1,0 +1,2 @@
+_base_ = './afformer_base_ade20k.py'
+model = dict(backbone=dict(arch='small'))

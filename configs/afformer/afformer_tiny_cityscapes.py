@@ -1,0 +1,2 @@
+_base_ = './afformer_base_cityscapes.py'
+model = dict(backbone=dict(arch='tiny'))
