@@ -20,11 +20,11 @@ TILE = (4, 8)
 
 @dataclass(frozen=True)
 class _Axis:
-    """Indices along one axis of the map; classes are the dilation's remainders.
+    """The tiles along one axis of the map, those of every class (remainder of the dilation) one after the other.
 
-    ``queries`` (classes, tiles, T) and ``keys`` (classes, tiles, T + kernel - 1) are positions in the map, ``bias`` (classes, tiles, T,
-    T + kernel - 1) rows of the bias table, whose last is -inf; ``back_tile`` and ``back_place`` (size,) say which
-    tile of all classes a position is a query of, and which query there. The others are sizes, as int64 vectors of one.
+    ``queries`` (tiles, T) and ``keys`` (tiles, block) are positions in the map, ``bias`` (tiles, T, block) rows of the bias table, whose
+    last is -inf; ``back_tile`` and ``back_place`` (size,) say which tile a position is a query of, and which query there. The others are
+    sizes, as int64 vectors of one.
     """
 
     queries: str
@@ -32,7 +32,6 @@ class _Axis:
     bias: str
     back_tile: str
     back_place: str
-    classes: str
     tiles: str
     tile: str
     block: str
@@ -45,13 +44,13 @@ def neighborhood_attention_2d(body: Body, has_bias: bool, tile: tuple[int, int] 
     """
     kernels, dilations = (body.ops("Split", [body.attribute(name, "ints")], 2, axis=0) for name in ("kernel_size", "dilation"))
     rows, columns = (_axis(body, body.size("q", axis + 1), kernels[axis], dilations[axis], tile[axis]) for axis in range(2))
-    tiles = [rows.classes, rows.tiles, columns.classes, columns.tiles]
+    tiles = [rows.tiles, columns.tiles]
     inner, block = body.op("Mul", rows.tile, columns.tile), body.op("Mul", rows.block, columns.block)
     scale = body.op("CastLike", body.attribute("scale", "float"), "q")
     query_places, key_places = (_places(body, rows, columns, of, (*tiles, size)) for of, size in (("queries", inner), ("keys", block)))
     queries = body.op("Gather", _flat(body, body.op("Mul", "q", scale)), query_places, axis=2)
     keys, values = (body.op("Gather", _flat(body, name), key_places, axis=2) for name in ("k", "v"))
-    logits = body.float32(body.op("MatMul", queries, body.op("Transpose", keys, perm=[0, 1, 2, 3, 4, 5, 7, 6])))
+    logits = body.float32(body.op("MatMul", queries, body.op("Transpose", keys, perm=[0, 1, 2, 3, 5, 4])))
     bias = body.reshape(_bias(body, has_bias, rows, columns, kernels), body.ints(-1), *tiles, inner, block)
     weights = body.op("CastLike", body.op("Softmax", body.op("Add", logits, bias), axis=-1), "q")
     return _mapped(body, body.op("MatMul", weights, values), rows, columns)
@@ -79,14 +78,14 @@ def _axis(body: Body, size: str, kernel: str, dilation: str, tile: int) -> _Axis
         return body.op("Min", body.op("Add", body.op("Mul", member, dilation), classes), last)
 
     back_tile, back_place = _way_back(body, size, dilation, tiles, length, members)
+    all_tiles = body.op("Mul", dilation, tiles)
     return _Axis(
-        queries=position(query),
-        keys=position(key),
-        bias=_bias_rows(body, query, key, size, kernel, dilation, half),
+        queries=body.reshape(position(query), all_tiles, length),
+        keys=body.reshape(position(key), all_tiles, block),
+        bias=body.reshape(_bias_rows(body, query, key, size, kernel, dilation, half), all_tiles, length, block),
         back_tile=back_tile,
         back_place=back_place,
-        classes=dilation,
-        tiles=tiles,
+        tiles=all_tiles,
         tile=length,
         block=block,
     )
@@ -122,13 +121,13 @@ def _flat(body: Body, maps: str) -> str:
 
 
 def _places(body: Body, rows: _Axis, columns: _Axis, of: str, shape: Sequence[str]) -> str:
-    """Index in the flattened map of every query or key: (classes, tiles, classes, tiles, elements of a tile or block)."""
-    row = body.op("Unsqueeze", body.op("Mul", getattr(rows, of), body.size("q", 2)), body.ints(2, 3, 5))
-    return body.reshape(body.op("Add", row, body.op("Unsqueeze", getattr(columns, of), body.ints(2))), *shape)
+    """Index in the flattened map of every query or key: (tiles, tiles, elements of a tile or block)."""
+    row = body.op("Unsqueeze", body.op("Mul", getattr(rows, of), body.size("q", 2)), body.ints(1, 3))
+    return body.reshape(body.op("Add", row, body.op("Unsqueeze", getattr(columns, of), body.ints(1))), *shape)
 
 
 def _bias(body: Body, has_bias: bool, rows: _Axis, columns: _Axis, kernels: list[str]) -> str:
-    """(heads or 1, classes, tiles, classes, tiles, rows, columns, block rows, block columns) of bias, -inf outside the window."""
+    """(heads or 1, tiles, tiles, rows, columns, block rows, block columns) of bias, -inf outside the window."""
     if has_bias:
         table = body.float32("rpb")
     else:
@@ -138,13 +137,13 @@ def _bias(body: Body, has_bias: bool, rows: _Axis, columns: _Axis, kernels: list
     table = body.op("Pad", table, body.ints(0, 0, 0, 0, 1, 1), outside)
     # Columns first: what is then gathered by rows is few long pieces.
     gathered = body.op("Gather", body.op("Gather", table, columns.bias, axis=2), rows.bias, axis=1)
-    return body.op("Transpose", gathered, perm=[0, 1, 2, 5, 6, 3, 7, 4, 8])
+    return body.op("Transpose", gathered, perm=[0, 1, 4, 2, 5, 3, 6])
 
 
 def _mapped(body: Body, y: str, rows: _Axis, columns: _Axis) -> str:
-    """(batch, heads, classes, tiles, classes, tiles, elements of a tile, depth) -> (batch, height, width, heads, depth)."""
+    """(batch, heads, tiles, tiles, elements of a tile, depth) -> (batch, height, width, heads, depth)."""
     width = body.op("Mul", columns.tile, rows.tile)
-    across = body.op("Mul", body.op("Mul", columns.classes, columns.tiles), width)
+    across = body.op("Mul", columns.tiles, width)
     tile_row, tile_column = (body.op("Mul", tile, size) for tile, size in ((rows.back_tile, across), (columns.back_tile, width)))
     row = body.op("Add", tile_row, body.op("Mul", rows.back_place, columns.tile))
     places = body.op("Add", _column(body, row), body.op("Add", tile_column, columns.back_place))
