@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from torch import Tensor
 
 from segc.core.errors import UserError
 
-MAX_HEAD_DIM = 256
+MAX_HEAD_BYTES, MAX_WARPS = 1024, 8
 MIN_DOT = 16  # the smallest side of a matrix product that tensor cores take
+SIDES = (1, 2, 4, 8, 16, 32)
 BIAS_PROGRAMS = 4096
 SEGMENT_ROWS = 16
 _OPERATIONS, _LANES = 20, 128  # scalar work of one query-key pair (mask, bias, softmax), lanes of one multiprocessor
+_STEP = 3.0  # clocks of one multiprocessor that one turn of the loop costs a query besides: addresses, reductions
 _PRODUCT, _FETCH = 2048, 64  # flops and bytes from the L2 cache that one multiprocessor takes a clock, in half precision
+_WARP_REGISTERS = 32 * 128  # half of what 32 threads can have
 _SHARED = 48 * 1024  # every GPU from compute capability 7.5 on gives one block this much
 
 
@@ -43,15 +46,7 @@ class Strips:
 
 
 def padded(head_dim: int) -> int:
-    """The power of two, 16 or more, that a head dimension is padded to inside a kernel.
-
-    Raises:
-        UserError: more than 256.
-    """
-    if head_dim > MAX_HEAD_DIM:
-        raise UserError(
-            f"q has head_dim {head_dim}; the CUDA kernels of neighborhood_attention_2d take up to {MAX_HEAD_DIM}.", fix="use more heads"
-        )
+    """The power of two, 16 or more, that a head dimension is padded to inside a kernel."""
     return max(MIN_DOT, 1 << (head_dim - 1).bit_length())
 
 
@@ -67,14 +62,21 @@ def choose_tiles(kernel_size: tuple[int, int], head_dim: int, item_bytes: int, a
         head_dim: at most 256.
         item_bytes: of q's dtype: 2, 4 or 8.
         accumulators: matrices (own positions, head_dim) that a program sums up: 1 for the output or dq, 2 for dk and dv.
+
+    Raises:
+        UserError: a head dimension over 256, or over 128 in float64.
     """
-    width = padded(head_dim)
-    options = [Tiles(own, loop, _warps(own, width), 1) for own in _shapes(16, 128) for loop in _shapes(16, 64)]
-    fitting = [tiles for tiles in options if _fits(tiles, width, item_bytes, accumulators)]
+    width, most = padded(head_dim), MAX_HEAD_BYTES // max(4, item_bytes)
+    if width > most:
+        raise UserError(f"q has head_dim {head_dim}; neighborhood_attention_2d takes up to {most} on a GPU in {8 * item_bytes} bits.")
+    shapes = itertools.product(_shapes(128, 4), _shapes(64, 8))
+    options = [Tiles(own, loop, _warps(own, loop, accumulators * width, item_bytes), 1) for own, loop in shapes]
+    fitting = [tiles for tiles in options if tiles.warps <= MAX_WARPS and _loop_bytes(tiles, width, item_bytes) <= _SHARED]
     best = min(fitting, key=lambda tiles: (_cost(tiles, kernel_size, width, item_bytes), tiles.own, tiles.loop))
-    return Tiles(best.own, best.loop, best.warps, 2 if _loop_bytes(best, width, item_bytes) * 2 <= _SHARED else 1)
+    return replace(best, stages=2 if _loop_bytes(best, width, item_bytes) * 2 <= _SHARED else 1)
 
 
+@cache
 def choose_strips(shape: tuple[int, int, int, int], kernel_size: tuple[int, int], dilation: tuple[int, int], head_dim: int) -> Strips:
     """How the gradient of the bias is split into programs: many enough to fill a GPU, and always the same for the same problem.
 
@@ -85,7 +87,7 @@ def choose_strips(shape: tuple[int, int, int, int], kernel_size: tuple[int, int]
     """
     batch, height, width, heads = shape
     queries = 16 if kernel_size[1] <= 31 else 32
-    keys = 32 if padded(head_dim) <= 128 else 16
+    keys = 32
     span = queries + 2 * kernel_size[1] - 2
     rows, columns = math.ceil(height / dilation[0]), math.ceil(width / dilation[1])
     items = batch * dilation[0] * dilation[1] * math.ceil(columns / queries) * math.ceil(rows / SEGMENT_ROWS)
@@ -103,24 +105,21 @@ def alignment(*tensors: Tensor) -> int:
     return math.gcd(16, *strides)
 
 
-def _shapes(smallest: int, largest: int) -> list[tuple[int, int]]:
-    sides = [1, 2, 4, 8, 16, 32]
-    return [(rows, columns) for rows, columns in itertools.product(sides, sides[2:]) if smallest <= rows * columns <= largest]
+def _shapes(most: int, columns_from: int) -> list[tuple[int, int]]:
+    """Tiles of up to ``most`` positions; in maps of which neighbouring columns are neighbours in memory, wide ones read faster."""
+    pairs = itertools.product(SIDES, SIDES)
+    return [(rows, columns) for rows, columns in pairs if columns >= columns_from and MIN_DOT <= rows * columns <= most]
 
 
-def _warps(own: tuple[int, int], width: int) -> int:
-    return max(1, own[0] * own[1] // 16) * (2 if width > 128 else 1)
+def _warps(own: tuple[int, int], loop: tuple[int, int], sums: int, item_bytes: int) -> int:
+    """16 positions a warp, as the tensor cores take them, and more until the sums and a tile of logits fill half its registers."""
+    positions = math.prod(own)
+    registers = positions * (sums + math.prod(loop)) * max(4, item_bytes) // 4
+    return max(positions // MIN_DOT, 1 << (math.ceil(registers / _WARP_REGISTERS) - 1).bit_length())
 
 
 def _loop_bytes(tiles: Tiles, width: int, item_bytes: int) -> int:
-    return 2 * tiles.loop[0] * tiles.loop[1] * width * item_bytes
-
-
-def _fits(tiles: Tiles, width: int, item_bytes: int, accumulators: int) -> bool:
-    """Two tiles walked over fit the shared memory, and the sums fit half of the registers (255 of 4 bytes a thread)."""
-    own = tiles.own[0] * tiles.own[1]
-    sums = own * (accumulators * width + tiles.loop[0] * tiles.loop[1]) * max(4, item_bytes)
-    return _loop_bytes(tiles, width, item_bytes) <= _SHARED and sums <= tiles.warps * 32 * 128 * 4
+    return 2 * math.prod(tiles.loop) * width * item_bytes
 
 
 def _cost(tiles: Tiles, kernel_size: tuple[int, int], width: int, item_bytes: int) -> float:
@@ -128,6 +127,7 @@ def _cost(tiles: Tiles, kernel_size: tuple[int, int], width: int, item_bytes: in
     pairs = math.prod(
         math.ceil((own + kernel - 1) / loop) * loop for own, loop, kernel in zip(tiles.own, tiles.loop, kernel_size, strict=True)
     )
-    own = tiles.own[0] * tiles.own[1]
+    own = math.prod(tiles.own)
     each = _OPERATIONS / _LANES + 4 * width / _PRODUCT * item_bytes / 2 + 2 * width * item_bytes / _FETCH / own
-    return pairs * each
+    steps = pairs / math.prod(tiles.loop)
+    return pairs * each + steps * (_STEP + width / _LANES)
