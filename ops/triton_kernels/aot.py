@@ -31,7 +31,7 @@ _TYPES = {
 }
 
 # Modules with a function ``examples() -> dict[str, list[Launch]]``: launches on meta tensors, by name of the configuration.
-MODULES: tuple[str, ...] = ()
+MODULES: tuple[str, ...] = ("scan_examples",)
 
 
 @dataclass(frozen=True)
@@ -83,18 +83,28 @@ def _field(text: str, name: str) -> int:
 
 def _source(launch: Launch) -> ASTSource:
     """The source Triton would build for these arguments: types, constants, and which values are multiples of 16."""
-    signature: dict[str, str] = {}
-    constants: dict[str, Any] = {}
+    signature: dict[str, Any] = {}
+    constants: dict[str | tuple[int, ...], Any] = {}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
     for index, parameter in enumerate(launch.kernel.params):
         value = launch.arguments[parameter.name]
-        if parameter.is_constexpr or value is None or (isinstance(value, int) and value == 1):
+        if parameter.is_constexpr:
             signature[parameter.name], constants[parameter.name] = "constexpr", value
-            continue
-        signature[parameter.name] = _type(value)
-        if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % _DIVISOR == 0):
-            attributes[(index,)] = [["tt.divisibility", _DIVISOR]]
+        elif isinstance(value, tuple):
+            signature[parameter.name] = tuple(_argument((index, at), item, constants, attributes) for at, item in enumerate(value))
+        else:
+            signature[parameter.name] = _argument((index,), value, constants, attributes)
     return ASTSource(launch.kernel, signature, constants, attributes)
+
+
+def _argument(path: tuple[int, ...], value: Any, constants: dict[Any, Any], attributes: dict[tuple[int, ...], list[list[Any]]]) -> str:
+    """Type of one value; None and 1 become constants, and what is a multiple of 16 is marked."""
+    if value is None or (isinstance(value, int) and value == 1):
+        constants[path] = value
+        return "constexpr"
+    if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % _DIVISOR == 0):
+        attributes[path] = [["tt.divisibility", _DIVISOR]]
+    return _type(value)
 
 
 def _type(value: Any) -> str:
