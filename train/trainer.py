@@ -236,6 +236,8 @@ def build_runner(cfg: Config) -> SafeRunner:
         UserError: a name or an argument in the config is wrong.
     """
     with quietly(), explain_config_errors():
+        import segc.models.zoo  # noqa: F401  (the networks a config may name)
+
         return SafeRunner.from_cfg(FormattedOnce(cfg.to_dict(), filename=cfg.filename))
 
 

@@ -1,0 +1,5 @@
+# SegMAN-B, Cityscapes: 83.8 mIoU published.
+_base_ = ['./segman_t_cityscapes.py']
+model = dict(
+    backbone=dict(arch='base', drop_path_rate=0.25),
+    decode_head=dict(in_channels=[96, 160, 364, 560], channels=180, feat_proj_dim=320))
