@@ -76,6 +76,18 @@ def test_a_shared_layer_that_differs_is_refused() -> None:
         from_official(state)
 
 
+@pytest.mark.parametrize(("dataset", "classes", "crop", "rate", "batch"), [
+    ("ade20k", 150, 512, 3e-4, 8), ("cityscapes", 19, 1024, 4e-4, 4), ("cocostuff164k", 171, 512, 3e-4, 8)
+])  # fmt: skip
+@pytest.mark.parametrize("arch", VARIANTS)
+def test_configs_say_what_was_published(arch: str, dataset: str, classes: int, crop: int, rate: float, batch: int) -> None:
+    cfg = load_config(ROOT / f"configs/afformer/afformer_{arch}_{dataset}.py")
+    assert (cfg.model.backbone.arch, cfg.model.decode_head.num_classes) == (arch, classes)
+    assert tuple(cfg.model.data_preprocessor.size) == (crop, crop)
+    assert (cfg.optim_wrapper.optimizer.lr, cfg.optim_wrapper.paramwise_cfg, cfg.train_dataloader.batch_size) == (rate, None, batch)
+    assert ("ResizeToMultiple" in [step["type"] for step in cfg.test_dataloader.dataset.pipeline]) == (dataset != "cityscapes")
+
+
 def test_multiply_adds_are_near_the_published() -> None:
     network = _network("base", "cityscapes").to("meta")
     with FlopCounterMode(display=False) as counter:
