@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segc.ops import attention_torch
+from segc.ops import attention_cuda, attention_torch
 from segc.ops.checks import Window, check_attention
 
 
@@ -42,7 +42,8 @@ def neighborhood_attention_2d(
     """
     window = check_attention(q, k, v, kernel_size, dilation, rpb)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    return _neighborhood_attention_2d(q, k, v, window.kernel_size, window.dilation, scale, rpb)
+    operator = attention_cuda.training_attention if attention_cuda.wants_gradient(q, k, v, rpb) else _neighborhood_attention_2d
+    return operator(q, k, v, window.kernel_size, window.dilation, scale, rpb)
 
 
 @torch.library.custom_op("segc::neighborhood_attention_2d", mutates_args=())
@@ -90,6 +91,8 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return dq, dk, dv, None, None, None, None if rpb is None else drpb
 
 
+_neighborhood_attention_2d.register_kernel("cuda")(attention_cuda.attention)
+_neighborhood_attention_2d_backward.register_kernel("cuda")(attention_cuda.attention_backward)
 _neighborhood_attention_2d.register_autograd(_differentiate, setup_context=_save)
 
 

@@ -17,7 +17,7 @@ SIDES = (1, 2, 4, 8, 16, 32)
 BIAS_PROGRAMS = 4096
 SEGMENT_ROWS = 16
 _OPERATIONS, _LANES = 20, 128  # scalar work of one query-key pair (mask, bias, softmax), lanes of one multiprocessor
-_STEP = 3.0  # clocks of one multiprocessor that one turn of the loop costs a query besides: addresses, reductions
+_STEP = 3.0  # clocks of one multiprocessor that a warp's turn of the loop costs each of 16 queries besides: addresses, reductions
 _PRODUCT, _FETCH = 2048, 64  # flops and bytes from the L2 cache that one multiprocessor takes a clock, in half precision
 _WARP_REGISTERS = 32 * 128  # half of what 32 threads can have
 _SHARED = 48 * 1024  # every GPU from compute capability 7.5 on gives one block this much
@@ -70,7 +70,7 @@ def choose_tiles(kernel_size: tuple[int, int], head_dim: int, item_bytes: int, a
     if width > most:
         raise UserError(f"q has head_dim {head_dim}; neighborhood_attention_2d takes up to {most} on a GPU in {8 * item_bytes} bits.")
     shapes = itertools.product(_shapes(128, 4), _shapes(64, 8))
-    options = [Tiles(own, loop, _warps(own, loop, accumulators * width, item_bytes), 1) for own, loop in shapes]
+    options = [Tiles(own, loop, _warps(own, loop, width, item_bytes, accumulators), 1) for own, loop in shapes]
     fitting = [tiles for tiles in options if tiles.warps <= MAX_WARPS and _loop_bytes(tiles, width, item_bytes) <= _SHARED]
     best = min(fitting, key=lambda tiles: (_cost(tiles, kernel_size, width, item_bytes), tiles.own, tiles.loop))
     return replace(best, stages=2 if _loop_bytes(best, width, item_bytes) * 2 <= _SHARED else 1)
@@ -93,7 +93,7 @@ def choose_strips(shape: tuple[int, int, int, int], kernel_size: tuple[int, int]
     items = batch * dilation[0] * dilation[1] * math.ceil(columns / queries) * math.ceil(rows / SEGMENT_ROWS)
     chunks = math.ceil(span / keys)
     splits = math.ceil(BIAS_PROGRAMS / (heads * chunks * (2 * kernel_size[0] - 1)))
-    return Strips(queries, keys, chunks, items, min(splits, items), queries // 16)
+    return Strips(queries, keys, chunks, items, min(splits, items), min(MAX_WARPS, queries // MIN_DOT * max(1, padded(head_dim) // 32)))
 
 
 def alignment(*tensors: Tensor) -> int:
@@ -111,10 +111,13 @@ def _shapes(most: int, columns_from: int) -> list[tuple[int, int]]:
     return [(rows, columns) for rows, columns in pairs if columns >= columns_from and MIN_DOT <= rows * columns <= most]
 
 
-def _warps(own: tuple[int, int], loop: tuple[int, int], sums: int, item_bytes: int) -> int:
-    """16 positions a warp, as the tensor cores take them, and more until the sums and a tile of logits fill half its registers."""
-    positions = math.prod(own)
-    registers = positions * (sums + math.prod(loop)) * max(4, item_bytes) // 4
+def _warps(own: tuple[int, int], loop: tuple[int, int], width: int, item_bytes: int, accumulators: int) -> int:
+    """16 positions a warp, as the tensor cores take them, and more until what a program holds fills half of its warps' registers.
+
+    It holds the sums and a tile of logits in 32 bits or more, and two tiles walked over with half a register of address a number.
+    """
+    positions, walked = math.prod(own), math.prod(loop)
+    registers = positions * (accumulators * width + walked) * max(1, item_bytes // 4) + 2 * walked * width * (item_bytes / 4 + 0.5)
     return max(positions // MIN_DOT, 1 << (math.ceil(registers / _WARP_REGISTERS) - 1).bit_length())
 
 
@@ -130,4 +133,4 @@ def _cost(tiles: Tiles, kernel_size: tuple[int, int], width: int, item_bytes: in
     own = math.prod(tiles.own)
     each = _OPERATIONS / _LANES + 4 * width / _PRODUCT * item_bytes / 2 + 2 * width * item_bytes / _FETCH / own
     steps = pairs / math.prod(tiles.loop)
-    return pairs * each + steps * (_STEP + width / _LANES)
+    return pairs * each + steps * (_STEP * tiles.warps * MIN_DOT / own + width / _LANES)
