@@ -31,7 +31,7 @@ _TYPES = {
 }
 
 # Modules with a function ``examples() -> dict[str, list[Launch]]``: launches on meta tensors, by name of the configuration.
-MODULES: tuple[str, ...] = ("scan_examples",)
+MODULES: tuple[str, ...] = ("scan_examples", "attention_examples")
 
 
 @dataclass(frozen=True)
