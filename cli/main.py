@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from segc.cli import benchmark, calibrate, data, doctor, export, inspect, predict, report, run, train, validate
+from segc.cli import benchmark, calibrate, convert, data, doctor, export, inspect, predict, report, run, train, validate
 
 app = typer.Typer(
     name="segc",
@@ -33,6 +33,7 @@ def _root(
 
 
 app.command("train")(train.train)
+app.command("convert")(convert.convert)
 app.command("export")(export.export)
 app.command("calibrate")(calibrate.calibrate)
 app.command("validate")(validate.validate)

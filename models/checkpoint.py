@@ -18,7 +18,8 @@ from torch import Tensor
 from segc.core.errors import UserError
 from segc.models.config import decode_config, parse_config_text
 
-_CONTAINERS = ("state_dict", "model_state_dict", "model")
+# The averaged weights come first: they are what such a training publishes.
+_CONTAINERS = ("state_dict_ema", "state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.",)
 
 Palette = list[tuple[int, int, int]]

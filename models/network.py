@@ -17,12 +17,12 @@ from segc.core.errors import UserError
 from segc.core.files import atomic_path
 from segc.models.checkpoint import Checkpoint, Palette, as_palette, read_checkpoint
 from segc.models.config import encode_config, load_config, quietly, without_pretrained
+from segc.models.convert import Difference, differences, in_our_names
 
 __all__ = ["Network", "build_model", "load_config", "load_network", "quietly", "save_network"]
 
 FORMAT = "segc.network.1"
 _AUXILIARY = "auxiliary_head."
-_OPTIONAL = ("num_batches_tracked",)
 
 
 @dataclass
@@ -65,7 +65,7 @@ def load_network(
         cfg = load_config(checkpoint.config, overrides)
     model = build_model(cfg, seed)
     if checkpoint is not None:
-        _fill(model, checkpoint)
+        _fill(model, checkpoint, cfg.model)
     names, palette = _classes_and_palette(cfg, checkpoint, classes)
     expected = int(_last_head(model).num_classes)
     if len(names) != expected:
@@ -139,28 +139,28 @@ def _checkpoint(weights: str | Path | None, random_weights: bool) -> Checkpoint 
     return read_checkpoint(weights) if weights is not None else None
 
 
-def _fill(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Load the tensors; the auxiliary head, which only training uses, may be absent on either side."""
+def _fill(model: nn.Module, checkpoint: Checkpoint, model_cfg: Mapping[str, Any]) -> None:
+    """Load the tensors, published names turned into ours; the auxiliary head, which only training uses, may be absent on either side."""
     own = model.state_dict()
-    given = {name: tensor for name, tensor in checkpoint.state.items() if name in own or not name.startswith(_AUXILIARY)}
-    missing = [name for name in own if name not in given and not name.endswith(_OPTIONAL)]
-    if missing and all(name.startswith(_AUXILIARY) for name in missing):
+    given = in_our_names(model_cfg, checkpoint.state)
+    given = {name: tensor for name, tensor in given.items() if name in own or not name.startswith(_AUXILIARY)}
+    wrong = differences(own, given)
+    if wrong and all(item.kind == "missing" and item.name.startswith(_AUXILIARY) for item in wrong):
         del model.auxiliary_head
-        missing = []
-    unexpected = [name for name in given if name not in own]
-    reshaped = [name for name in given if name in own and given[name].shape != own[name].shape]
-    if missing or unexpected or reshaped:
-        raise UserError(_mismatch(checkpoint, own, missing, unexpected, reshaped), "Give the config these weights were trained with.")
+        wrong = []
+    if wrong:
+        raise UserError(_mismatch(checkpoint, own, given, wrong), "Give the config these weights were trained with.")
     model.load_state_dict(given, strict=False)
 
 
-def _mismatch(checkpoint: Checkpoint, own: dict[str, Tensor], missing: list[str], unexpected: list[str], reshaped: list[str]) -> str:
-    counts = ((missing, "missing"), (unexpected, "unexpected"), (reshaped, "of another shape"))
-    told = ", ".join(f"{len(names)} {what}" for names, what in counts if names)
-    shapes = [f"{name} {tuple(checkpoint.state[name].shape)} instead of {tuple(own[name].shape)}" for name in reshaped]
-    examples = "; ".join([*shapes, *missing, *unexpected][:3])
-    looks = f"The checkpoint looks like {_looks(checkpoint.state)}; the config builds {_looks(own)}."
-    return f"{checkpoint.path} holds the weights of another network: {told} of {len(own)} tensors ({examples}). {looks}"
+def _mismatch(checkpoint: Checkpoint, own: dict[str, Tensor], given: dict[str, Tensor], wrong: list[Difference]) -> str:
+    kinds = {kind: [item for item in wrong if item.kind == kind] for kind in ("missing", "unexpected", "reshaped")}
+    words = {"reshaped": "of another shape"}
+    told = ", ".join(f"{len(items)} {words.get(kind, kind)}" for kind, items in kinds.items() if items)
+    examples = [f"{item.name} {item.theirs} instead of {item.ours}" for item in kinds["reshaped"]]
+    examples += [item.name for item in (*kinds["missing"], *kinds["unexpected"])]
+    looks = f"The checkpoint looks like {_looks(given)}; the config builds {_looks(own)}."
+    return f"{checkpoint.path} holds the weights of another network: {told} of {len(own)} tensors ({'; '.join(examples[:3])}). {looks}"
 
 
 def _looks(state: dict[str, Tensor]) -> str:

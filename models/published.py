@@ -1,0 +1,40 @@
+"""Turn a checkpoint that a network's authors publish into ours, and say what became of each tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from segc.models.checkpoint import read_checkpoint
+from segc.models.convert import Difference, differences, in_our_names
+from segc.models.network import Network, load_network
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A network filled with what fitted of a checkpoint, and what did not fit; ``loaded`` of ``total`` tensors fitted."""
+
+    network: Network
+    differences: list[Difference]
+    loaded: int
+    total: int
+
+
+def convert(config: str | Path | Config, weights: str | Path, overrides: Mapping[str, Any] | None = None) -> Conversion:
+    """Build the network of ``config`` and fill it with those tensors of a published checkpoint that fit.
+
+    The names of SegMAN, AFFormer and SegFormer's encoder are turned into ours. Nothing is downloaded, no code of the file is run.
+
+    Raises:
+        UserError: config or weights cannot be read.
+    """
+    network = load_network(config, None, overrides=overrides, random_weights=True)
+    own = network.model.state_dict()
+    given = in_our_names(network.cfg.model, read_checkpoint(weights).state)
+    fitting = {name: tensor for name, tensor in given.items() if name in own and own[name].shape == tensor.shape}
+    network.model.load_state_dict(fitting, strict=False)
+    return Conversion(network, differences(own, given), len(fitting), len(own))
