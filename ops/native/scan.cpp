@@ -34,13 +34,14 @@ Item item_of(const Call& call, int64_t index, int64_t groups) {
 // Room for tiles, which a thread keeps from one item to the next.
 template <class T> class Scratch {
   public:
-    T* take(int64_t tiles, const Path& path) {
-        const int64_t size = tiles * path.steps * Simd<T>::width;
-        if (size > size_) {
-            room_.reset(static_cast<T*>(::operator new(size * sizeof(T), std::align_val_t(64))));
-            size_ = size;
+    // Gives a function that hands out so many of the tiles, one run of them after the other.
+    auto tiles(int64_t count, const Path& path) {
+        const int64_t tile = path.steps * Simd<T>::width;
+        if (count * tile > size_) {
+            size_ = count * tile;
+            room_.reset(static_cast<T*>(::operator new(size_ * sizeof(T), std::align_val_t(64))));
         }
-        return room_.get();
+        return [tile, free = room_.get()](int64_t run) mutable { return std::exchange(free, free + run * tile); };
     }
 
   private:
@@ -68,32 +69,35 @@ template <class T> Path path_of(const Call& call, int64_t group) {
     return call.cross ? map_path<T>(group, call.height, call.width) : sequence_path<T>(call.width, call.reverse);
 }
 
+// What every state of a channel needs of a tile: the step sizes, their sum over each lane, u and its product with them.
+template <class T> struct Steps {
+    T *delta, *u, *delta_u;
+    Vec<T> delta_sum;
+};
+
 // Behind the end of the sequence a step has size zero and changes nothing.
-template <class T> void zero_beyond(const Path& path, int64_t index, T* tile) {
+template <class T> void stop_behind_end(const Path& path, int64_t index, Steps<T>& tile) {
     constexpr int64_t W = Simd<T>::width;
     const int64_t valid = path.length - index * W * path.steps;
-    if (valid >= W * path.steps) return;
     for (int64_t j = valid / path.steps; j < W; ++j)
-        for (int64_t s = std::max<int64_t>(0, valid - j * path.steps); s < path.steps; ++s) tile[s * W + j] = 0;
+        for (int64_t s = std::max<int64_t>(0, valid - j * path.steps); s < path.steps; ++s) tile.delta[s * W + j] = tile.delta_u[s * W + j] = 0;
+    tile.delta_sum = Vec<T>{};
+    for (int64_t at = 0; at < path.steps * W; at += W) tile.delta_sum += load<T>(tile.delta + at);
 }
 
-// Reads delta, applies bias and softplus; optionally keeps the slope of softplus. Returns the sum over each lane.
-template <class T, class In> Vec<T> read_delta(const Call& call, const Path& path, int64_t index, const Channel<T, In>& channel, T* delta, T* slope) {
-    read_tile<T>(path, index, channel.delta, delta);
-    const int64_t end = path.steps * Simd<T>::width;
-    for (int64_t at = 0; at < end; at += Simd<T>::width) {
-        const Vec<T> raw = load<T>(delta + at) + channel.bias;
-        store<T>(delta + at, call.softplus ? softplus<T>(raw) : raw);
+// Reads u and delta and applies bias and softplus; keeps the slope of softplus where a place is given.
+template <class T, class In> void read_steps(const Call& call, const Path& path, int64_t index, const Channel<T, In>& channel, Steps<T>& to, T* slope) {
+    read_tile<T>(path, index, channel.delta, to.delta);
+    read_tile<T>(path, index, channel.u, to.u);
+    to.delta_sum = Vec<T>{};
+    for (int64_t at = 0; at < path.steps * Simd<T>::width; at += Simd<T>::width) {
+        const Vec<T> raw = load<T>(to.delta + at) + channel.bias, delta = call.softplus ? softplus<T>(raw) : raw;
+        to.delta_sum += delta;
+        store<T>(to.delta + at, delta);
+        store<T>(to.delta_u + at, delta * load<T>(to.u + at));
         if (slope) store<T>(slope + at, call.softplus ? softplus_slope<T>(raw) : splat<T>(1));
     }
-    zero_beyond<T>(path, index, delta);
-    Vec<T> total = {};
-    for (int64_t at = 0; at < end; at += Simd<T>::width) total += load<T>(delta + at);
-    return total;
-}
-
-template <class T> void multiply(const Path& path, const T* a, const T* b, T* out) {
-    for (int64_t at = 0; at < path.steps * Simd<T>::width; at += Simd<T>::width) store<T>(out + at, load<T>(a + at) * load<T>(b + at));
+    if (path.length < (index + 1) * path.steps * Simd<T>::width) stop_behind_end<T>(path, index, to);
 }
 
 // D x, and zero without D, whatever x is.
@@ -112,28 +116,29 @@ template <class T, class In, class Out> void forward(const Call& call, const Ite
     const Path path = path_of<T>(call, item.group);
     const Order order = order_of<T>(path.steps, path.reverse);
     const int64_t N = call.states, size = path.steps * Simd<T>::width;
-    T* const room = scratch.take(2 * N + 6, path);
-    T *const B = room, *const C = B + N * size, *const delta = C + N * size, *const u = delta + size, *const delta_u = u + size;
-    T *const y = delta_u + size, *const decay = y + size, *const drive = decay + size;
+    auto next = scratch.tiles(2 * N + 6, path);
+    T *const B = next(N), *const C = next(N), *const y = next(1), *const decay = next(1), *const drive = next(1);
+    Steps<T> steps{next(1), next(1), next(1), {}};
     const T* const A = static_cast<const T*>(call.A);
     const std::unique_ptr<T[]> carry(new T[item.count * N]());
     const int64_t planes = call.cross ? call.members : call.groups * call.members;
+    const auto output = [&](const Channel<T, In>& channel) { return static_cast<Out*>(call.y) + (item.batch * planes + channel.plane) * path.length; };
     for (int64_t i = 0; i < path.tiles; ++i) {
         const int64_t index = path.reverse ? path.tiles - 1 - i : i;
         read_states<T, In>(call, path, index, call.B, item.batch * call.B_batch + item.group * call.B_group, call.B_state, B);
         read_states<T, In>(call, path, index, call.C, item.batch * call.C_batch + item.group * call.C_group, call.C_state, C);
         for (int64_t m = 0; m < item.count; ++m) {
-            const Channel<T, In> channel(call, item, m);
-            const Vec<T> delta_sum = read_delta<T, In>(call, path, index, channel, delta, nullptr);
-            read_tile<T>(path, index, channel.u, u);
-            multiply<T>(path, delta, u, delta_u);
-            skip<T>(call, path, u, channel.D, y);
+            const Channel<T, In> channel(call, item, m), following(call, item, std::min(m + 1, item.count - 1));
+            Ahead ahead = ahead_of<T>(path, index, following.u, following.delta, output(following));
+            read_steps<T>(call, path, index, channel, steps, static_cast<T*>(nullptr));
+            skip<T>(call, path, steps.u, channel.D, y);
             for (int64_t n = 0; n < N; ++n) {
-                const Vec<T> h = begin_states<T>(order, A[channel.row * N + n], delta, delta_u, B + n * size, delta_sum, decay, drive, carry[m * N + n]);
+                const T a = A[channel.row * N + n];
+                const Vec<T> h = begin_states<T>(order, a, steps.delta, steps.delta_u, B + n * size, steps.delta_sum, decay, drive, carry[m * N + n], ahead);
                 add_output<T>(order, h, decay, drive, C + n * size, y);
+                ahead = Ahead::nothing(y);
             }
-            Out* const to = static_cast<Out*>(call.y) + (item.batch * planes + channel.plane) * path.length;
-            write_tile<T>(path, index, y, to, call.cross && item.group > 0);
+            write_tile<T>(path, index, y, output(channel), call.cross && item.group > 0);
         }
     }
 }
@@ -142,23 +147,21 @@ template <class T, class In, class Out> void forward(const Call& call, const Ite
 template <class T, class In> std::unique_ptr<T[]> tile_beginnings(const Call& call, const Path& path, const Item& item, Scratch<T>& scratch) {
     const Order order = order_of<T>(path.steps, path.reverse);
     const int64_t N = call.states, size = path.steps * Simd<T>::width, row = item.count * N;
-    T* const room = scratch.take(2 * N + 6, path);
-    T *const B = room, *const delta = B + N * size, *const u = delta + size, *const delta_u = u + size, *const decay = delta_u + size;
-    T* const drive = decay + size;
+    auto next = scratch.tiles(N + 5, path);
+    T *const B = next(N), *const decay = next(1), *const drive = next(1);
+    Steps<T> steps{next(1), next(1), next(1), {}};
     const T* const A = static_cast<const T*>(call.A);
     std::unique_ptr<T[]> kept(new T[(path.tiles + 1) * row]());
     for (int64_t i = 0; i < path.tiles; ++i) {
         const int64_t index = path.reverse ? path.tiles - 1 - i : i;
         read_states<T, In>(call, path, index, call.B, item.batch * call.B_batch + item.group * call.B_group, call.B_state, B);
-        std::copy_n(&kept[i * row], row, &kept[(i + 1) * row]);
+        T* const carry = std::copy_n(&kept[i * row], row, &kept[(i + 1) * row]) - row;
         for (int64_t m = 0; m < item.count; ++m) {
             const Channel<T, In> channel(call, item, m);
-            const Vec<T> delta_sum = read_delta<T, In>(call, path, index, channel, delta, nullptr);
-            read_tile<T>(path, index, channel.u, u);
-            multiply<T>(path, delta, u, delta_u);
+            read_steps<T>(call, path, index, channel, steps, static_cast<T*>(nullptr));
             for (int64_t n = 0; n < N; ++n)
-                begin_states<T>(
-                    order, A[channel.row * N + n], delta, delta_u, B + n * size, delta_sum, decay, drive, kept[(i + 1) * row + m * N + n]);
+                begin_states<T>(order, A[channel.row * N + n], steps.delta, steps.delta_u, B + n * size, steps.delta_sum, decay, drive, carry[m * N + n],
+                    Ahead::nothing(drive));
         }
     }
     return kept;
@@ -185,12 +188,11 @@ template <class T, class In, class Out> void backward(const Call& call, const It
     const Order order = order_of<T>(path.steps, path.reverse), against = order_of<T>(path.steps, !path.reverse);
     const int64_t N = call.states, size = path.steps * Simd<T>::width, rows = call.groups * call.members;
     const std::unique_ptr<T[]> kept = tile_beginnings<T, In>(call, path, item, scratch), carry(new T[item.count * N]());
-    T* room = scratch.take(4 * N + 10, path);
-    const auto next = [&](int64_t tiles) { return std::exchange(room, room + tiles * size); };
-    T *const B = next(N), *const C = next(N), *const of_B = next(N), *const of_C = next(N);
-    T *const delta = next(1), *const slope = next(1), *const u = next(1), *const delta_u = next(1), *const dy = next(1), *const of_u = next(1);
-    T *const of_delta = next(1), *const of_delta_u = next(1), *const decay = next(1), *const drive = next(1);
-    const TileGradients<T> tile{delta, delta_u, dy, of_delta, of_delta_u};
+    auto next = scratch.tiles(4 * N + 10, path);
+    T *const B = next(N), *const C = next(N), *const of_B = next(N), *const of_C = next(N), *const decay = next(1), *const drive = next(1);
+    T *const slope = next(1), *const dy = next(1), *const of_u = next(1), *const of_delta = next(1), *const of_delta_u = next(1);
+    Steps<T> steps{next(1), next(1), next(1), {}};
+    const TileGradients<T> tile{steps.delta, steps.delta_u, dy, of_delta, of_delta_u};
     const T* const A = static_cast<const T*>(call.A);
     const int64_t planes = call.cross ? call.members : rows;
     for (int64_t i = path.tiles - 1; i >= 0; --i) {
@@ -201,20 +203,19 @@ template <class T, class In, class Out> void backward(const Call& call, const It
         for (int64_t m = 0; m < item.count; ++m) {
             const Channel<T, In> channel(call, item, m);
             const int64_t row = item.batch * rows + channel.row;
-            const Vec<T> delta_sum = read_delta<T, In>(call, path, index, channel, delta, slope);
-            read_tile<T>(path, index, channel.u, u);
+            read_steps<T>(call, path, index, channel, steps, slope);
             read_tile<T>(path, index, static_cast<const In*>(call.grad) + item.batch * call.grad_batch + channel.plane * call.grad_channel, dy);
-            multiply<T>(path, delta, u, delta_u);
             std::fill_n(of_delta, 2 * size, T(0));
             for (int64_t n = 0; n < N; ++n) {
                 const T a = A[channel.row * N + n];
                 T before = kept[(i * item.count + m) * N + n];
-                const Vec<T> h = begin_states<T>(order, a, delta, delta_u, B + n * size, delta_sum, decay, drive, before);
+                const Vec<T> h = begin_states<T>(
+                    order, a, steps.delta, steps.delta_u, B + n * size, steps.delta_sum, decay, drive, before, Ahead::nothing(drive));
                 keep_states<T>(order, h, decay, drive, dy, of_C + n * size);
                 static_cast<T*>(call.of_A)[row * N + n] += add_gradients<T>(
-                    against, a, B + n * size, C + n * size, delta_sum, decay, drive, carry[m * N + n], of_B + n * size, tile);
+                    against, a, B + n * size, C + n * size, steps.delta_sum, decay, drive, carry[m * N + n], of_B + n * size, tile);
             }
-            finish_channel<T>(path, u, slope, channel.D, tile, of_u, static_cast<T*>(call.of_D) + row, static_cast<T*>(call.of_bias) + row);
+            finish_channel<T>(path, steps.u, slope, channel.D, tile, of_u, static_cast<T*>(call.of_D) + row, static_cast<T*>(call.of_bias) + row);
             Out* const to = static_cast<Out*>(call.of_u) + (item.batch * planes + channel.plane) * path.length;
             write_tile<T>(path, index, of_u, to, call.cross && item.group > 0);
             write_tile<T>(path, index, of_delta, static_cast<In*>(call.of_delta) + row * path.length);

@@ -48,9 +48,11 @@ template <class T, class Step> inline Vec<T> lane_beginnings(const Order& order,
 
 // Fills decay = exp(delta A) and drive = delta u B, and gives what the lanes begin with.
 template <class T>
-inline Vec<T> begin_states(const Order& order, T A, const T* delta, const T* delta_u, const T* B, Vec<T> delta_sum, T* decay, T* drive, T& carry) {
+inline Vec<T> begin_states(const Order& order, T A, const T* delta, const T* delta_u, const T* B, Vec<T> delta_sum, T* decay, T* drive, T& carry,
+    const Ahead& ahead) {
     Vec<T> h = {};
     for (int64_t s = 0, at = order.first; s < order.steps; ++s, at += order.stride) {
+        ahead.ask(s);
         const Vec<T> a = exp<T>(load<T>(delta + at) * A), b = load<T>(delta_u + at) * load<T>(B + at);
         store<T>(decay + at, a);
         store<T>(drive + at, b);

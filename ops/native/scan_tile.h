@@ -11,7 +11,7 @@
 
 namespace segc {
 
-constexpr int64_t kMostSteps = 64;  // of a transposed tile: a dozen of them fit the first cache
+constexpr int64_t kMostSteps = 32;  // of a transposed tile: the eight that one state works on then take half of a first cache
 
 struct Path {
     bool columns, reverse;
@@ -68,6 +68,32 @@ template <class T, class In> void read_rows(const Path& path, int64_t index, con
 // Reads tile `index` of a sequence to tile[step][lane]; zero where the sequence has ended.
 template <class T, class In> void read_tile(const Path& path, int64_t index, const In* from, T* tile) {
     path.columns ? read_columns<T>(path, index, from, tile) : read_rows<T>(path, index, from, tile);
+}
+
+// Lines of memory that will be needed soon, asked for one by one while something else is computed: the processor does not foresee the
+// order in which channels are gone through.
+struct Ahead {
+    const char *first, *second, *third;
+    int64_t first_stride, third_stride;
+
+    // Asks for what is in the cache anyway.
+    static Ahead nothing(const void* near) {
+        const auto place = static_cast<const char*>(near);
+        return {place, place, place, 0, 0};
+    }
+
+    void ask(int64_t step) const {
+        __builtin_prefetch(first + step * first_stride);
+        __builtin_prefetch(second + step * first_stride);
+        __builtin_prefetch(third + step * third_stride, 1);
+    }
+};
+
+// Two tensors to read and one to write, each at its beginning; a tile of as many steps as it has lines.
+template <class T, class In, class Out> Ahead ahead_of(const Path& path, int64_t index, const In* first, const In* second, const Out* third) {
+    const int64_t step = path.columns ? path.width : Simd<T>::width, start = index * (path.columns ? Simd<T>::width : path.steps * Simd<T>::width);
+    const auto place = [=](const auto* tensor) { return reinterpret_cast<const char*>(tensor + start); };
+    return {place(first), place(second), place(third), step * int64_t(sizeof(In)), step * int64_t(sizeof(Out))};
 }
 
 template <bool kAdd, class T, class Out> inline void put(Out* to, Vec<T> v) {

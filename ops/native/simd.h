@@ -68,9 +68,16 @@ template <class T> inline T sum(Vec<T> v) {
     return total;
 }
 
-// The first argument where it is NaN.
-template <class T> inline Vec<T> least(Vec<T> x, T bound) { return x > bound ? splat<T>(bound) : x; }
-template <class T> inline Vec<T> most(Vec<T> x, T bound) { return x < bound ? splat<T>(bound) : x; }
+// Bounded from above and from below; NaN stays NaN, as it does in x86's instructions when it is their second operand.
+#ifdef __AVX512F__
+inline Vec<float> at_most(Vec<float> x, float bound) { return (Vec<float>)_mm512_min_ps(_mm512_set1_ps(bound), (__m512)x); }
+inline Vec<float> at_least(Vec<float> x, float bound) { return (Vec<float>)_mm512_max_ps(_mm512_set1_ps(bound), (__m512)x); }
+inline Vec<double> at_most(Vec<double> x, double bound) { return (Vec<double>)_mm512_min_pd(_mm512_set1_pd(bound), (__m512d)x); }
+inline Vec<double> at_least(Vec<double> x, double bound) { return (Vec<double>)_mm512_max_pd(_mm512_set1_pd(bound), (__m512d)x); }
+#else
+template <class V, class T> inline V at_most(V x, T bound) { return x > bound ? bound - V{} : x; }
+template <class V, class T> inline V at_least(V x, T bound) { return x < bound ? bound - V{} : x; }
+#endif
 
 template <class T, int N> inline Vec<T> horner(const T (&c)[N], Vec<T> x) {
     Vec<T> p = splat<T>(c[N - 1]);
@@ -96,7 +103,7 @@ template <class T> inline Vec<T> scale_by_power(Vec<T> p, Vec<T> n, Vec<T> biase
 // e^x: Cody and Waite's reduction to |r| <= ln(2) / 2, a polynomial, and a power of two.
 template <class T> inline Vec<T> exp(Vec<T> x) {
     using S = Simd<T>;
-    const Vec<T> bounded = least<T>(most<T>(x, S::exp_low), S::exp_high);
+    const Vec<T> bounded = at_most(at_least(x, S::exp_low), S::exp_high);
     const Vec<T> biased = bounded * T(1.4426950408889634) + S::round_magic;
     const Vec<T> n = biased - S::round_magic;
     const Vec<T> r = (bounded - n * S::ln2_high) - n * S::ln2_low;
@@ -107,7 +114,7 @@ template <class T> inline Vec<T> exp(Vec<T> x) {
 template <class T> inline Vec<T> softplus(Vec<T> x) {
     const Vec<T> z = exp<T>(x > T(0) ? -x : x);
     const Vec<T> s = z / (z + T(2));
-    const Vec<T> y = most<T>(x, T(0)) + (s + s) * horner<T>(Simd<T>::atanh_poly, s * s);
+    const Vec<T> y = at_least(x, T(0)) + (s + s) * horner<T>(Simd<T>::atanh_poly, s * s);
     return x > T(20) ? x : y;
 }
 
