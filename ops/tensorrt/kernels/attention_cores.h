@@ -1,0 +1,231 @@
+// Attention on tensor cores, in float16 and bfloat16: a warp holds 16 queries (2 x 8 of a tile of 8 x 8), keys of the tile's halo pass through
+// shared memory in chunks, and the part outside a query's window is masked; groups of 8 keys outside all windows of a warp are skipped.
+// The layout of the fragments is that of mma.m16n8k16 in the PTX manual; softmax runs along (as in arXiv 2205.14135).
+// NaN or infinity in v spreads over its tile: a masked weight is 0, and 0 x NaN is NaN.
+#pragma once
+
+#include "attention_tile.h"
+#include "matrix.h"
+
+namespace segc {
+
+constexpr int kCoreRows = 8, kCoreColumns = 8, kCoreWarps = 4, kCoreThreads = kCoreWarps * kWarp;
+constexpr int kRowPadding = 8;  // rows of neighbouring keys start in other banks
+
+// Keys that pass through shared memory at a time: fewer where a vector takes many registers.
+SEGC_BOTH constexpr int chunk_of(int channels) { return channels > 64 ? 32 : 64; }
+
+struct KeyPlace {
+    int16_t row, column;  // member indices; row -1: no key
+};
+
+template <typename T, int kChannels>
+struct CoreShared {
+    static constexpr int kStride = kChannels + kRowPadding, kChunk = chunk_of(kChannels);
+    T keys[kChunk * kStride], values[kChunk * kStride];
+    KeyPlace places[kChunk];
+};
+
+template <int kChannels>
+struct CoreState {
+    uint32_t q[kChannels / 16][4];
+    float sum[kChannels / 8][4];
+    float maximum[2], total[2];  // of the two queries of this thread; total: this thread's part
+};
+
+template <typename T>
+SEGC_DEVICE uint32_t load_pair(T const* from, int channel, int head_dim) {
+    T const zero = as<T>(0.0f);
+    return pack(channel < head_dim ? from[channel] : zero, channel + 1 < head_dim ? from[channel + 1] : zero);
+}
+
+template <typename T, int kChannels>
+SEGC_DEVICE void load_queries(AttentionArgs<T> const& args, T const* upper, T const* lower, CoreState<kChannels>& state) {
+    int const pair = lane_index() % 4 * 2;
+    SEGC_UNROLL
+    for (int i = 0; i < kChannels / 16; ++i) {
+        int const channel = i * 16 + pair;
+        state.q[i][0] = load_pair(upper, channel, args.head_dim);
+        state.q[i][1] = load_pair(lower, channel, args.head_dim);
+        state.q[i][2] = load_pair(upper, channel + 8, args.head_dim);
+        state.q[i][3] = load_pair(lower, channel + 8, args.head_dim);
+    }
+}
+
+// Copy a chunk of keys of the halo, from ``first`` on (in row order) to shared memory; where there is no key or channel, 0.
+template <typename T, int kChannels>
+SEGC_DEVICE void stage_chunk(AttentionArgs<T> const& args, Tile const& tile, int first, CoreShared<T, kChannels>& shared) {
+    constexpr int kVectors = kChannels / 8, kStride = CoreShared<T, kChannels>::kStride, kChunk = chunk_of(kChannels);
+    for (int i = thread_index(); i < kChunk * kVectors; i += kCoreThreads) {
+        int const key = i / kVectors, channel = i % kVectors * 8, index = first + key;
+        int const row = tile.rows.halo + index / tile.columns.size, column = tile.columns.halo + index % tile.columns.size;
+        bool const exists = index < tile.rows.size * tile.columns.size;
+        T* const to_key = shared.keys + key * kStride + channel;
+        T* const to_value = shared.values + key * kStride + channel;
+        int64_t const from = exists ? member_offset(args, tile, row, column) + channel : 0;
+        if (exists && args.vector && channel < args.head_dim) {
+            *reinterpret_cast<Vector16*>(to_key) = *reinterpret_cast<Vector16 const*>(args.k + from);
+            *reinterpret_cast<Vector16*>(to_value) = *reinterpret_cast<Vector16 const*>(args.v + from);
+        } else {
+            for (int j = 0; j < 8; ++j) {
+                bool const real = exists && channel + j < args.head_dim;
+                to_key[j] = real ? args.k[from + j] : as<T>(0.0f);
+                to_value[j] = real ? args.v[from + j] : as<T>(0.0f);
+            }
+        }
+        if (channel == 0) shared.places[key] = {static_cast<int16_t>(exists ? row : -1), static_cast<int16_t>(column)};
+    }
+}
+
+// Whether any of the warp's windows may hold one of eight keys: their rows are compared, which lie in order.
+SEGC_DEVICE bool group_needed(KeyPlace const* places, int first_row, int end_row) {
+    return places[0].row >= 0 && places[0].row < end_row && (places[7].row < 0 || places[7].row >= first_row);
+}
+
+template <typename T>
+SEGC_DEVICE float masked(AttentionArgs<T> const& args, Query const& query, KeyPlace place, float product) {
+    int const row = place.row - query.first_row, column = place.column - query.first_column;
+    bool const seen = place.row >= 0 && static_cast<unsigned>(row) < static_cast<unsigned>(args.kernel.rows) &&
+                      static_cast<unsigned>(column) < static_cast<unsigned>(args.kernel.columns);
+    return seen ? product * args.scale + bias_of(args, query, row, column) : -INFINITY;
+}
+
+// Logits of 16 queries and 8 keys; ``logits`` in the layout of an mma result.
+template <typename T, int kChannels>
+SEGC_DEVICE void group_logits(AttentionArgs<T> const& args, Query const (&queries)[2], CoreShared<T, kChannels> const& shared, int group,
+    CoreState<kChannels> const& state, float (&logits)[4]) {
+    constexpr int kStride = CoreShared<T, kChannels>::kStride;
+    T const* const row = shared.keys + (group * 8 + lane_index() / 4) * kStride + lane_index() % 4 * 2;
+    SEGC_UNROLL
+    for (int i = 0; i < 4; ++i) logits[i] = 0.0f;
+    SEGC_UNROLL
+    for (int i = 0; i < kChannels / 16; ++i) {
+        uint32_t const keys[2] = {
+            *reinterpret_cast<uint32_t const*>(row + i * 16), *reinterpret_cast<uint32_t const*>(row + i * 16 + 8)};
+        multiply_add<T>(state.q[i], keys, logits);
+    }
+    SEGC_UNROLL
+    for (int i = 0; i < 4; ++i)
+        logits[i] = masked(args, queries[i / 2], shared.places[group * 8 + lane_index() % 4 * 2 + i % 2], logits[i]);
+}
+
+SEGC_DEVICE float quad_maximum(float value) {
+    value = greater(value, shuffle_xor(value, 1));
+    return greater(value, shuffle_xor(value, 2));
+}
+
+SEGC_DEVICE float quad_sum(float value) {
+    value += shuffle_xor(value, 1);
+    return value + shuffle_xor(value, 2);
+}
+
+// Logits -> weights relative to the new maximum; the sums so far are rescaled to it.
+template <int kChannels>
+SEGC_DEVICE void weigh(float (&logits)[chunk_of(kChannels) / 8][4], CoreState<kChannels>& state) {
+    SEGC_UNROLL
+    for (int half = 0; half < 2; ++half) {
+        float maximum = -INFINITY;
+        SEGC_UNROLL
+        for (int group = 0; group < chunk_of(kChannels) / 8; ++group)
+            maximum = greater(greater(logits[group][2 * half], logits[group][2 * half + 1]), maximum);
+        maximum = greater(state.maximum[half], quad_maximum(maximum));
+        float const shift = maximum == -INFINITY ? 0.0f : maximum, rescale = exp2_of(state.maximum[half] - shift);
+        state.maximum[half] = maximum;
+        state.total[half] *= rescale;
+        SEGC_UNROLL
+        for (int group = 0; group < chunk_of(kChannels) / 8; ++group)
+            SEGC_UNROLL
+            for (int i = 2 * half; i < 2 * half + 2; ++i) {
+                logits[group][i] = exp2_of(logits[group][i] - shift);
+                state.total[half] += logits[group][i];
+            }
+        SEGC_UNROLL
+        for (int i = 0; i < kChannels / 8; ++i)
+            SEGC_UNROLL
+            for (int j = 2 * half; j < 2 * half + 2; ++j) state.sum[i][j] *= rescale;
+    }
+}
+
+// sum += weights x values, 16 keys at a time; two groups of logits are the left operand as they lie.
+template <typename T, int kChannels>
+SEGC_DEVICE void add_values(
+    float const (&weights)[chunk_of(kChannels) / 8][4], uint32_t needed, CoreShared<T, kChannels> const& shared, CoreState<kChannels>& state) {
+    constexpr int kStride = CoreShared<T, kChannels>::kStride;
+    SEGC_UNROLL
+    for (int i = 0; i < chunk_of(kChannels) / 16; ++i) {
+        if (!(needed >> (2 * i) & 3)) continue;
+        float const(&left)[4] = weights[2 * i];
+        float const(&right)[4] = weights[2 * i + 1];
+        uint32_t const packed[4] = {pack(as<T>(left[0]), as<T>(left[1])), pack(as<T>(left[2]), as<T>(left[3])),
+            pack(as<T>(right[0]), as<T>(right[1])), pack(as<T>(right[2]), as<T>(right[3]))};
+        SEGC_UNROLL
+        for (int j = 0; j < kChannels / 8; ++j) {
+            uint32_t values[2];
+            load_transposed(shared.values + i * 16 * kStride + j * 8, kStride, values);
+            multiply_add<T>(packed, values, state.sum[j]);
+        }
+    }
+}
+
+template <typename T, int kChannels>
+SEGC_DEVICE void attend_chunk(AttentionArgs<T> const& args, Query const (&queries)[2], int first_row, int end_row,
+    CoreShared<T, kChannels> const& shared, CoreState<kChannels>& state) {
+    float logits[chunk_of(kChannels) / 8][4];
+    uint32_t needed = 0;
+    SEGC_UNROLL
+    for (int group = 0; group < chunk_of(kChannels) / 8; ++group) {
+        if (group_needed(shared.places + group * 8, first_row, end_row)) {
+            needed |= 1u << group;
+            group_logits(args, queries, shared, group, state, logits[group]);
+        } else {
+            SEGC_UNROLL
+            for (int i = 0; i < 4; ++i) logits[group][i] = -INFINITY;
+        }
+    }
+    if (!needed) return;
+    weigh(logits, state);
+    add_values(logits, needed, shared, state);
+}
+
+template <typename T, int kChannels>
+SEGC_DEVICE void store_query(
+    AttentionArgs<T> const& args, Tile const& tile, Query const& query, CoreState<kChannels> const& state, int half) {
+    float const factor = 1.0f / quad_sum(state.total[half]);
+    if (!query.inside) return;
+    T* const to = args.y + member_offset(args, tile, query.row, query.column);
+    SEGC_UNROLL
+    for (int i = 0; i < kChannels / 8; ++i) {
+        int const channel = i * 8 + lane_index() % 4 * 2;
+        T const one = as<T>(state.sum[i][2 * half] * factor), other = as<T>(state.sum[i][2 * half + 1] * factor);
+        if (args.vector && channel < args.head_dim) {
+            *reinterpret_cast<uint32_t*>(to + channel) = pack(one, other);
+        } else {
+            if (channel < args.head_dim) to[channel] = one;
+            if (channel + 1 < args.head_dim) to[channel + 1] = other;
+        }
+    }
+}
+
+// Grid: tiles x groups of the dilation x heads x batch.
+template <typename T, int kChannels>
+SEGC_KERNEL(kCoreThreads, 1) cores_kernel(AttentionArgs<T> args) {
+    Tile tile;
+    if (!find_tile<kCoreRows, kCoreColumns>(args, tile)) return;
+    auto& shared = *reinterpret_cast<CoreShared<T, kChannels>*>(shared_memory());
+    int const row = thread_index() / kWarp * 2, column = lane_index() / 4;
+    Query const queries[2] = {find_query(args, tile, row, column), find_query(args, tile, row + 1, column)};
+    CoreState<kChannels> state{};
+    state.maximum[0] = state.maximum[1] = -INFINITY;
+    load_queries(args, args.q + member_offset(args, tile, queries[0].row, queries[0].column),
+        args.q + member_offset(args, tile, queries[1].row, queries[1].column), state);
+    for (int first = 0; first < tile.rows.size * tile.columns.size; first += chunk_of(kChannels)) {
+        sync_block();
+        stage_chunk(args, tile, first, shared);
+        sync_block();
+        attend_chunk(args, queries, queries[0].first_row, queries[1].first_row + args.kernel.rows, shared, state);
+    }
+    SEGC_UNROLL
+    for (int half = 0; half < 2; ++half) store_query(args, tile, queries[half], state, half);
+}
+
+}  // namespace segc
