@@ -42,7 +42,7 @@ def neighborhood_attention_2d(body: Body, has_bias: bool, tile: tuple[int, int] 
 
     Products are in q's own type, which every runtime sums in float32; logits and softmax are float32.
     """
-    kernels, dilations = (body.ops("Split", [body.attribute(name, "ints")], 2, axis=0) for name in ("kernel_size", "dilation"))
+    kernels, dilations = (body.split(body.attribute(name, "ints"), [1, 1], axis=0) for name in ("kernel_size", "dilation"))
     rows, columns = (_axis(body, body.size("q", axis + 1), kernels[axis], dilations[axis], tile[axis]) for axis in range(2))
     tiles = [rows.tiles, columns.tiles]
     inner, block = body.op("Mul", rows.tile, columns.tile), body.op("Mul", rows.block, columns.block)

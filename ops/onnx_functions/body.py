@@ -81,6 +81,10 @@ class Body:
         """Join tensors along an axis."""
         return self.op("Concat", *values, axis=axis)
 
+    def split(self, value: str, sizes: Sequence[int], axis: int) -> list[str]:
+        """Cut a tensor into pieces of these sizes."""
+        return self.ops("Split", [value, self.ints(*sizes)], len(sizes), axis=axis)
+
     def size(self, value: str, axis: int) -> str:
         """Size of one axis, as an int64 vector of one."""
         return self.op("Shape", value, start=axis, end=axis + 1)

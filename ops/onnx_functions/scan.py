@@ -75,7 +75,7 @@ def cross_selective_scan(body: Body, variant: ScanVariant) -> str:
 
 def _along(body: Body, maps: str) -> str:
     """Maps (batch, 4, n, height, width), one a direction -> (batch, 4, n, length), each in its direction's order."""
-    return _directions(body, body.ops("Split", [maps], 4, axis=1))
+    return _directions(body, body.split(maps, [1] * 4, axis=1))
 
 
 def _directions(body: Body, maps: list[str]) -> str:
@@ -87,8 +87,8 @@ def _directions(body: Body, maps: list[str]) -> str:
 
 def _merged(body: Body, y: str, height: str, width: str) -> str:
     """(batch, 4, channels, length) -> the sum of the four directions, (batch, channels, height, width)."""
-    there, back = body.ops("Split", [y], 2, axis=1)
-    rows, columns = body.ops("Split", [body.op("Add", there, _flipped(body, back))], 2, axis=1)
+    there, back = body.split(y, [2, 2], axis=1)
+    rows, columns = body.split(body.op("Add", there, _flipped(body, back)), [1, 1], axis=1)
     zero = body.ints(0)
     columns = _swap(body, body.reshape(columns, zero, zero, zero, width, height))
     return body.op("Squeeze", body.op("Add", body.reshape(rows, zero, zero, zero, height, width), columns), body.ints(1))
