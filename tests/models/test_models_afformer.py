@@ -66,6 +66,13 @@ def test_the_official_checkpoint_fits_without_a_gap() -> None:
     converted, own = from_official(_official_state()), network.state_dict()
     assert {name: tensor.shape for name, tensor in converted.items()} == {name: tensor.shape for name, tensor in own.items()}
     network.load_state_dict(converted)
+    assert from_official(own).keys() == own.keys()
+
+
+def test_an_imagenet_file_becomes_the_backbone() -> None:
+    state = {name.removeprefix("backbone."): tensor for name, tensor in _official_state().items() if name.startswith("backbone.")}
+    converted = from_official({**state, "cls_head.cls.weight": torch.zeros(1000, 216)})
+    assert converted.keys() == {name for name in _network("tiny").state_dict() if name.startswith("backbone.")}
 
 
 def test_a_shared_layer_that_differs_is_refused() -> None:
