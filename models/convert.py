@@ -9,11 +9,17 @@ from typing import Any, Literal
 from torch import Tensor
 
 from segc.models.afformer.convert import from_official as afformer
+from segc.models.hetnet.convert import from_official as hetnet
 from segc.models.segformer.convert import from_official as segformer
 from segc.models.segman.convert import from_official as segman
 
 State = dict[str, Tensor]
-CONVERTERS: dict[str, Callable[[State], State]] = {"AFFormer": afformer, "MixVisionTransformer": segformer, "SegMANEncoder": segman}
+CONVERTERS: dict[str, Callable[[State], State]] = {
+    "AFFormer": afformer,
+    "HetNetBackbone": hetnet,
+    "MixVisionTransformer": segformer,
+    "SegMANEncoder": segman,
+}
 # Counters of batch norms that only training with momentum=None reads.
 _OPTIONAL = ("num_batches_tracked",)
 

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from segc.models.afformer.backbone import AFFormer
 from segc.models.afformer.head import AFFormerHead
+from segc.models.hetnet.backbone import HetNetBackbone, MultiScalePreProcessor
+from segc.models.hetnet.head import HetNetHead
+from segc.models.hetnet.loss import StructureLoss
 from segc.models.segman.decoder import SegMANDecoder
 from segc.models.segman.encoder import SegMANEncoder
 
-__all__ = ["AFFormer", "AFFormerHead", "SegMANDecoder", "SegMANEncoder"]
+__all__ = [
+    "AFFormer",
+    "AFFormerHead",
+    "HetNetBackbone",
+    "HetNetHead",
+    "MultiScalePreProcessor",
+    "SegMANDecoder",
+    "SegMANEncoder",
+    "StructureLoss",
+]
