@@ -114,10 +114,11 @@ def _shapes(most: int, columns_from: int) -> list[tuple[int, int]]:
 def _warps(own: tuple[int, int], loop: tuple[int, int], width: int, item_bytes: int, accumulators: int) -> int:
     """16 positions a warp, as the tensor cores take them, and more until what a program holds fills half of its warps' registers.
 
-    It holds the sums and a tile of logits in 32 bits or more, and two tiles walked over with half a register of address a number.
+    It holds the sums in 32 bits or more, each logit with the address of its bias, and two tiles walked over with half a register of address
+    a number.
     """
     positions, walked = math.prod(own), math.prod(loop)
-    registers = positions * (accumulators * width + walked) * max(1, item_bytes // 4) + 2 * walked * width * (item_bytes / 4 + 0.5)
+    registers = positions * (accumulators * width + 3 * walked) * max(1, item_bytes // 4) + 2 * walked * width * (item_bytes / 4 + 0.5)
     return max(positions // MIN_DOT, 1 << (math.ceil(registers / _WARP_REGISTERS) - 1).bit_length())
 
 
