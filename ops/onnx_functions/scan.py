@@ -52,10 +52,9 @@ class ScanVariant:
 
 def selective_scan(body: Body, variant: ScanVariant) -> str:
     """Record SelectiveScan on the inputs of its signature; returns the name of y."""
-    turn = variant.reverse is None
-    u, delta, b, c = (_turned(body, body.float32(name), turn) for name in ("u", "delta", "B", "C"))
-    y = _scan(body, variant, u, delta, b, c)
-    return body.op("CastLike", _turned(body, y, turn), "u")
+    turned = _turned if variant.reverse is None else _flipped if variant.reverse else _as_it_is
+    u, delta, b, c = (turned(body, body.float32(name)) for name in ("u", "delta", "B", "C"))
+    return body.op("CastLike", turned(body, _scan(body, variant, u, delta, b, c)), "u")
 
 
 def cross_selective_scan(body: Body, variant: ScanVariant) -> str:
@@ -106,14 +105,16 @@ def _flipped(body: Body, value: str) -> str:
     return body.op("Slice", value, body.ints(-1), body.ints(-(2**62)), body.ints(-1), body.ints(-1))
 
 
-def _turned(body: Body, value: str, turn: bool) -> str:
-    """The last axis backwards where the node's ``reverse`` is 1, if ``turn``."""
-    if not turn:
-        return value
+def _turned(body: Body, value: str) -> str:
+    """The last axis backwards where the node's ``reverse`` is 1."""
     reverse = body.op("Reshape", body.attribute("reverse", "int"), body.ints(1))
     step = body.op("Sub", body.ints(1), body.op("Mul", body.ints(2), reverse))
     end = body.op("Mul", step, body.ints(2**62))
     return body.op("Slice", value, body.op("Neg", reverse), end, body.ints(-1), step)
+
+
+def _as_it_is(_: Body, value: str) -> str:
+    return value
 
 
 def _scan(body: Body, variant: ScanVariant, u: str, delta: str, b: str, c: str) -> str:
@@ -165,7 +166,7 @@ def _chunk(body: Body, form: Form, length: str) -> str:
 
 
 def _pad(body: Body, value: str, padding: str, rank: int) -> str:
-    """Add steps behind the last axis: with u = 0 they leave a state of zero, and nothing real comes after them in either direction."""
+    """Add steps behind the last axis: nothing real comes after them."""
     return body.op("Pad", value, body.concat(body.ints(*[0] * (2 * rank - 1)), padding))
 
 
@@ -213,8 +214,7 @@ class _Recurrence:
         dt = self._step_size(body, self.delta, self.bias, *self.softplus)
         decay, state = body.op("Mul", dt, self.A), self._entry(body, dt, self.u, self.b)
         decay, state = self._doubled(decay, state, 5, _TREE_CHUNK)
-        first, last = (0, 1) if self.variant.reverse else (-1, 2**62)
-        ends = (body.op("Slice", value, body.ints(first), body.ints(last), body.ints(5)) for value in (decay, state))
+        ends = (body.op("Slice", value, body.ints(-1), body.ints(2**62), body.ints(5)) for value in (decay, state))
         state = body.op("Add", state, body.op("Mul", self._product(decay), self._carried(*ends, axis=4)))
         return self._output(body, state, self.c, self.u, self.D)
 
@@ -264,18 +264,13 @@ class _Recurrence:
 
         Weights are passed on as states: OpenVINO's Scan knows no values from outside.
         """
-        step, backwards = self.body.inner(), int(bool(self.variant.reverse))
+        step = self.body.inner()
         arguments = [[step.name("in") for _ in group] for group in (states, weights, inputs)]
         given = record(step, *arguments)
         passed = [step.op("Identity", weight) for weight in arguments[1]]
         graph = step.graph([name for group in arguments for name in group], [*given[: len(states)], *passed, *given[len(states) :]])
-        directions = {"scan_input_directions": [backwards] * len(inputs)}
-        if outputs:
-            directions["scan_output_directions"] = [backwards] * outputs
         carried = len(states) + len(weights)
-        found = self.body.ops(
-            "Scan", [*states, *weights, *inputs], carried + outputs, num_scan_inputs=len(inputs), body=graph, **directions
-        )
+        found = self.body.ops("Scan", [*states, *weights, *inputs], carried + outputs, num_scan_inputs=len(inputs), body=graph)
         return found[: len(states)] + found[carried:]
 
     def _carried(self, decay: str, state: str, axis: int) -> str:
@@ -297,10 +292,9 @@ class _Recurrence:
         return body.op("Exp", body.op("Clip", decay, body.scalar(_LEAST_EXPONENT), body.scalar(_MOST_EXPONENT)))
 
     def _shifted(self, value: str, distance: int, axis: int) -> str:
-        """Each element replaced by the one ``distance`` before it in scan order, 0 where there is none."""
+        """Each element replaced by the one ``distance`` before it, 0 where there is none."""
         body, rank = self.body, 5 + (self.variant.form == "tree")
         pads = [0] * (2 * rank)
-        pads[axis + rank * bool(self.variant.reverse)] = distance
+        pads[axis] = distance
         padded = body.op("Pad", value, body.ints(*pads))
-        first, last = (distance, 2**62) if self.variant.reverse else (0, -distance)
-        return body.op("Slice", padded, body.ints(first), body.ints(last), body.ints(axis))
+        return body.op("Slice", padded, body.ints(0), body.ints(-distance), body.ints(axis))
