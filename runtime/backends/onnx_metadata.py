@@ -1,6 +1,7 @@
-"""Read ``metadata_props`` of an ONNX file without the onnx package, which a runtime install does not have.
+"""Read ``metadata_props`` of an ONNX file, and whether it has functions, without the onnx package, which a runtime install does not have.
 
-An ONNX file is one protobuf message; its top-level fields are skipped by their length until field 14 (``metadata_props``).
+An ONNX file is one protobuf message; its top-level fields are skipped by their length until field 14 (``metadata_props``) or 25
+(``functions``).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from segc.core.errors import UserError
 
-_METADATA_PROPS = 14
+_METADATA_PROPS, _FUNCTIONS = 14, 25
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -20,15 +21,31 @@ def read_metadata(path: Path) -> dict[str, str]:
     Raises:
         UserError: the file is missing or not a protobuf message.
     """
-    try:
-        data = memoryview(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    data = _read(path)
     try:
         entries = [dict(_fields(value)) for number, value in _fields(data) if number == _METADATA_PROPS]
         return {bytes(entry[1]).decode(): bytes(entry.get(2, memoryview(b""))).decode() for entry in entries}
     except (IndexError, KeyError, ValueError) as error:
         raise UserError(f"{path} is not an ONNX file, or it is damaged.") from error
+
+
+def has_functions(path: Path) -> bool:
+    """True when the file has model-local functions.
+
+    Raises:
+        UserError: the file is missing or not a protobuf message.
+    """
+    try:
+        return any(number == _FUNCTIONS for number, _ in _fields(_read(path)))
+    except (IndexError, ValueError) as error:
+        raise UserError(f"{path} is not an ONNX file, or it is damaged.") from error
+
+
+def _read(path: Path) -> memoryview:
+    try:
+        return memoryview(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:

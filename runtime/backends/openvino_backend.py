@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import openvino
 from numpy.typing import NDArray
 
 from segc.core.contract import CONTRACT_KEY, Contract
-from segc.core.errors import UserError
-from segc.runtime.backends.onnx_metadata import read_metadata
+from segc.core.errors import UserError, missing_extra
+from segc.runtime.backends.onnx_metadata import has_functions, read_metadata
 from segc.runtime.runner import check_images, read_contract
 
 
@@ -26,8 +27,10 @@ class OpenVinoRunner:
         threads: inference threads; None leaves it to OpenVINO.
         expected: the contract the file must carry.
 
+    OpenVINO knows no model-local functions: a graph that has some is read with each node replaced by its body.
+
     Raises:
-        UserError: OpenVINO cannot read or compile the file, or it carries no contract.
+        UserError: OpenVINO cannot read or compile the file, it carries no contract, or it has functions and onnx is not installed.
     """
 
     backend = "openvino"
@@ -39,7 +42,7 @@ class OpenVinoRunner:
             settings["INFERENCE_NUM_THREADS"] = threads
         core = openvino.Core()
         try:
-            self._model = core.compile_model(core.read_model(path), "CPU", settings)
+            self._model = core.compile_model(core.read_model(_without_functions(path)), "CPU", settings)
         except RuntimeError as error:
             raise UserError(f"OpenVINO cannot compile {path}: {str(error).strip().splitlines()[-1]}") from error
         self._request = self._model.create_infer_request()
@@ -55,3 +58,16 @@ class OpenVinoRunner:
     def close(self) -> None:
         """Free the compiled model."""
         del self._request, self._model
+
+
+def _without_functions(path: Path) -> Path | bytes:
+    """The file itself, or where it has model-local functions the model with their bodies in place."""
+    if not has_functions(path):
+        return path
+    if importlib.util.find_spec("onnx") is None:
+        raise missing_extra("onnx", "openvino", f"{path.name} has operators that OpenVINO takes by their bodies only: reading it")
+    import onnx
+    from onnx import inliner
+
+    model: bytes = inliner.inline_local_functions(onnx.load(path)).SerializeToString()
+    return model
