@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from segc.cli import benchmark, calibrate, convert, data, doctor, export, inspect, predict, report, run, train, validate
+from segc.cli import benchmark, calibrate, convert, data, doctor, export, inspect, models, predict, report, run, train, validate
 
 app = typer.Typer(
     name="segc",
@@ -32,6 +32,7 @@ def _root(
     """Compress a semantic-segmentation network for an edge device, and prove what it lost on the way."""
 
 
+app.command("models")(models.models)
 app.command("train")(train.train)
 app.command("convert")(convert.convert)
 app.command("export")(export.export)
