@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from segc.core.files import cache_folder
 
 FOLDER = Path(__file__).parent
 # No -ffast-math: NaN and infinity have to spread as in the definition, and it would switch denormals off in the whole process.
-FLAGS = "-std=c++17 -O3 -march=native -fPIC -shared -fopenmp -fno-math-errno -fno-trapping-math -fvisibility=hidden".split()
+NATIVE = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
+FLAGS = f"-std=c++17 -O3 {NATIVE} -fPIC -fopenmp -fno-math-errno -fno-trapping-math -fvisibility=hidden".split()
 SWITCH = "SEGC_NATIVE_OPS"
 
 
@@ -90,16 +92,29 @@ def _processor() -> str:
 
 
 def _compile(compiler: str, target: Path) -> None:
-    """Compile to a temporary name and rename: processes that start together each end with a whole file."""
+    """Compile under a temporary name and rename: processes that start together each end with a whole file."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            objects = [Path(folder) / f"{source.stem}.o" for source in sources()]
+            _run_all([compiler, *FLAGS, "-c", str(source), "-o", str(made)] for source, made in zip(sources(), objects, strict=True))
             made = Path(folder) / target.name
-            done = subprocess.run([compiler, *FLAGS, *map(str, sources()), "-o", str(made)], capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise UserError(f"{compiler} cannot compile the kernels: {done.stderr.strip()[:500]}")
+            _run_all([[compiler, *FLAGS, "-shared", *map(str, objects), "-o", str(made)]])
             made.replace(target)
     except OSError as error:
         raise UserError(
             f"the compiled kernels cannot be written to {target.parent}: {error.strerror}.", "Name a folder in SEGC_CACHE."
         ) from error
+
+
+def _run_all(commands: Iterable[list[str]]) -> None:
+    """Run compilers side by side.
+
+    Raises:
+        UserError: one of them failed.
+    """
+    running = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for command in commands]
+    said = [(process.args, process.communicate()[1], process.returncode) for process in running]
+    for command, errors, code in said:
+        if code:
+            raise UserError(f"{command[0]} cannot compile the kernels: {errors.strip()[:500]}")  # type: ignore[index]
