@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 from torch import Tensor
@@ -50,9 +50,14 @@ def padded(head_dim: int) -> int:
     return max(MIN_DOT, 1 << (head_dim - 1).bit_length())
 
 
-@cache
 def choose_tiles(kernel_size: tuple[int, int], head_dim: int, item_bytes: int, accumulators: int = 1) -> Tiles:
-    """The tiles that need the least work by a simple model of one multiprocessor.
+    """The first of ``rank_tiles``."""
+    return rank_tiles(kernel_size, head_dim, item_bytes, accumulators)[0]
+
+
+@cache
+def rank_tiles(kernel_size: tuple[int, int], head_dim: int, item_bytes: int, accumulators: int = 1) -> tuple[Tiles, ...]:
+    """Tiles that fit, the one that needs the least work by a simple model of one multiprocessor first.
 
     A small tile of queries computes fewer pairs that no window holds, a large one reads each key fewer times; the model weighs scalar
     work, products and reads from the L2 cache.
@@ -70,10 +75,10 @@ def choose_tiles(kernel_size: tuple[int, int], head_dim: int, item_bytes: int, a
     if width > most:
         raise UserError(f"q has head_dim {head_dim}; neighborhood_attention_2d takes up to {most} on a GPU in {8 * item_bytes} bits.")
     shapes = itertools.product(_shapes(128, 4), _shapes(64, 8))
-    options = [Tiles(own, loop, _warps(own, loop, width, item_bytes, accumulators), 1) for own, loop in shapes]
-    fitting = [tiles for tiles in options if tiles.warps <= MAX_WARPS and _loop_bytes(tiles, width, item_bytes) <= _SHARED]
-    best = min(fitting, key=lambda tiles: (_cost(tiles, kernel_size, width, item_bytes), tiles.own, tiles.loop))
-    return replace(best, stages=2 if _loop_bytes(best, width, item_bytes) * 2 <= _SHARED else 1)
+    warps = {shape: _warps(*shape, width, item_bytes, accumulators) for shape in shapes}
+    options = [Tiles(own, loop, warps[own, loop], _stages(loop, width, item_bytes)) for own, loop in warps]
+    fitting = [tiles for tiles in options if tiles.warps <= MAX_WARPS and tiles.stages > 0]
+    return tuple(sorted(fitting, key=lambda tiles: (_cost(tiles, kernel_size, width, item_bytes), tiles.own, tiles.loop)))
 
 
 @cache
@@ -122,8 +127,9 @@ def _warps(own: tuple[int, int], loop: tuple[int, int], width: int, item_bytes: 
     return max(positions // MIN_DOT, 1 << (math.ceil(registers / _WARP_REGISTERS) - 1).bit_length())
 
 
-def _loop_bytes(tiles: Tiles, width: int, item_bytes: int) -> int:
-    return 2 * math.prod(tiles.loop) * width * item_bytes
+def _stages(loop: tuple[int, int], width: int, item_bytes: int) -> int:
+    """Pairs of tiles of keys and values in flight: two, one where two do not fit the shared memory, 0 where none does."""
+    return min(2, _SHARED // (2 * math.prod(loop) * width * item_bytes))
 
 
 def _cost(tiles: Tiles, kernel_size: tuple[int, int], width: int, item_bytes: int) -> float:
