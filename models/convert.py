@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from segc.models.afformer.convert import from_official as afformer
+from segc.models.extrememeta.convert import from_official as extremec3
 from segc.models.hetnet.convert import from_official as hetnet
 from segc.models.segformer.convert import from_official as segformer
 from segc.models.segman.convert import from_official as segman
@@ -16,6 +17,7 @@ from segc.models.segman.convert import from_official as segman
 State = dict[str, Tensor]
 CONVERTERS: dict[str, Callable[[State], State]] = {
     "AFFormer": afformer,
+    "ExtremeC3Net": extremec3,
     "HetNetBackbone": hetnet,
     "MixVisionTransformer": segformer,
     "SegMANEncoder": segman,

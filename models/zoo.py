@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from segc.models.afformer.backbone import AFFormer
 from segc.models.afformer.head import AFFormerHead
+from segc.models.extrememeta.backbone import ExtremeC3Net
+from segc.models.extrememeta.head import ExtremeC3Head
 from segc.models.hetnet.backbone import HetNetBackbone, MultiScalePreProcessor
 from segc.models.hetnet.head import HetNetHead
 from segc.models.hetnet.loss import StructureLoss
@@ -13,6 +15,8 @@ from segc.models.segman.encoder import SegMANEncoder
 __all__ = [
     "AFFormer",
     "AFFormerHead",
+    "ExtremeC3Head",
+    "ExtremeC3Net",
     "HetNetBackbone",
     "HetNetHead",
     "MultiScalePreProcessor",

@@ -1,0 +1,27 @@
+"""Published ExtremeC3Net weights (second training stage) -> ours."""
+
+from __future__ import annotations
+
+import re
+
+from torch import Tensor
+
+_RULES = (
+    (r"^encoder\.level1\.(bn|act)\.", r"backbone.level1.norm.\1."),
+    (r"^encoder\.", "backbone."),
+    (r"^upsample\.", "backbone.upsample."),
+    (r"^Fine\.", "backbone.fine."),
+    (r"^classifier\.0\.", "decode_head.norm."),
+    (r"^classifier\.2\.", "decode_head.conv_seg."),
+)
+
+
+def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """State dict of the official code -> ours; our own names stay."""
+    return {_rename(name): tensor for name, tensor in state.items()}
+
+
+def _rename(name: str) -> str:
+    for pattern, replacement in _RULES:
+        name = re.sub(pattern, replacement, name)
+    return name
