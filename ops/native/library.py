@@ -18,8 +18,8 @@ from segc.core.errors import UserError
 from segc.core.files import cache_folder
 
 FOLDER = Path(__file__).parent
-# No -ffast-math: NaN and infinity have to spread as in the definition, and it would switch denormals off in the whole process.
 NATIVE = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
+# No -ffast-math: NaN and infinity have to spread as in the definition, and it would switch denormals off in the whole process.
 FLAGS = f"-std=c++17 -O3 {NATIVE} -fPIC -fopenmp -fno-math-errno -fno-trapping-math -fvisibility=hidden".split()
 SWITCH = "SEGC_NATIVE_OPS"
 
@@ -113,8 +113,8 @@ def _run_all(commands: Iterable[list[str]]) -> None:
     Raises:
         UserError: one of them failed.
     """
-    running = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for command in commands]
-    said = [(process.args, process.communicate()[1], process.returncode) for process in running]
-    for command, errors, code in said:
+    running = [(command[0], subprocess.Popen(command, stderr=subprocess.PIPE, text=True)) for command in commands]
+    said = [(compiler, process.communicate()[1], process.returncode) for compiler, process in running]
+    for compiler, errors, code in said:
         if code:
-            raise UserError(f"{command[0]} cannot compile the kernels: {errors.strip()[:500]}")  # type: ignore[index]
+            raise UserError(f"{compiler} cannot compile the kernels: {errors.strip()[:500]}")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from segc.ops import reference, scan
 from segc.ops.native.library import native_library
-from tests.ops.scan_cases import Case, assert_near, cases, gradients, in_double, inputs
+from tests.ops.scan_inputs import Case, assert_near, cases, gradients, in_double, inputs
 
 FEW = settings(max_examples=15, deadline=None)
 FORMS = ["compiled", "torch"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from segc.core.errors import UserError
 from segc.ops import scan
-from tests.ops.scan_cases import Case, inputs
+from tests.ops.scan_inputs import Case, inputs
 
 PLAIN, CROSS = Case(2, 2, 2, 2, 12, dtype=torch.float32), Case(1, 4, 2, 2, 5, dtype=torch.float32, height=3)
 BOTH = pytest.mark.parametrize(("function", "case"), [(scan.selective_scan, PLAIN), (scan.cross_selective_scan, CROSS)])
