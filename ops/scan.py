@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segc.ops import scan_torch
+from segc.ops import scan_cuda, scan_torch
 from segc.ops.checks import check_cross_scan, check_scan
 from segc.ops.native.scan import NativeScan, native_takes
 
@@ -210,3 +210,8 @@ def _gradients(operator: Any, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 _selective_scan.register_autograd(_backward, setup_context=_save)
 _cross_selective_scan.register_autograd(_cross_backward, setup_context=_save)
+
+_selective_scan.register_kernel("cuda")(scan_cuda.selective_scan)
+_selective_scan_backward.register_kernel("cuda")(scan_cuda.selective_scan_backward)
+_cross_selective_scan.register_kernel("cuda")(scan_cuda.cross_selective_scan)
+_cross_selective_scan_backward.register_kernel("cuda")(scan_cuda.cross_selective_scan_backward)

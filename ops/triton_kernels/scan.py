@@ -95,8 +95,8 @@ def forward_launches(inputs: Inputs, plan: Rows | Tiles) -> tuple[Tensor, list[L
     y = torch.empty_like(inputs.u)
     if isinstance(plan, Rows):
         return y, [_rows_launch(inputs, y, plan)]
-    decay, state, _ = _state_buffers(inputs, plan, adjoint=False)
-    launches = [_states_launch(inputs, plan, decay, state), _chain_launch(inputs.shape, plan, decay, state, reverse=False)]
+    total, state, _ = _state_buffers(inputs, plan, adjoint=False)
+    launches = [_states_launch(inputs, plan, total, state), _chain_launch(inputs, plan, total, state, reverse=False)]
     arguments = inputs.common() | inputs.walks() | _tile(plan)
     arguments |= {"D_ptr": inputs.D, "state_ptr": state, "y_ptr": y, "segments": plan.segments(inputs.shape)}
     return y, [*launches, Launch(_scan_tiles, (_tile_programs(inputs.shape, plan),), arguments, plan.warps)]
@@ -119,28 +119,32 @@ def _tile_programs(shape: Shape, plan: Tiles) -> int:
 
 
 def _state_buffers(inputs: Inputs, plan: Tiles, adjoint: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    size = (inputs.shape.rows, inputs.shape.states, plan.segments(inputs.shape))
-    decay, state = inputs.A.new_empty(size), inputs.A.new_empty(size)
-    return decay, state, inputs.A.new_empty(size) if adjoint else None
+    """Total step of each segment, and its state and adjoint for every n."""
+    rows, states, segments = inputs.shape.rows, inputs.shape.states, plan.segments(inputs.shape)
+    empty = inputs.A.new_empty
+    return empty(rows, segments), empty(rows, states, segments), empty(rows, states, segments) if adjoint else None
 
 
 def _states_launch(
-    inputs: Inputs, plan: Tiles, decay: Tensor, state: Tensor, adjoint: Tensor | None = None, grad: Tensor | None = None
+    inputs: Inputs, plan: Tiles, total: Tensor, state: Tensor, adjoint: Tensor | None = None, grad: Tensor | None = None
 ) -> Launch:
     arguments = inputs.common() | inputs.walks() | _tile(plan)
-    arguments |= {"dy_ptr": grad, "decay_ptr": decay, "state_ptr": state, "adjoint_ptr": adjoint}
+    arguments |= {"dy_ptr": grad, "total_ptr": total, "state_ptr": state, "adjoint_ptr": adjoint}
     arguments["segments"] = plan.segments(inputs.shape)
     return Launch(_segment_states, (_tile_programs(inputs.shape, plan),), arguments, plan.warps)
 
 
-def _chain_launch(shape: Shape, plan: Tiles, decay: Tensor, state: Tensor, reverse: bool) -> Launch:
+def _chain_launch(inputs: Inputs, plan: Tiles, total: Tensor, state: Tensor, reverse: bool) -> Launch:
+    shape = inputs.shape
     segments, rows = plan.segments(shape), shape.rows * shape.states
     block = min(_CHAIN, max(power_of_two(segments), 32))
     arguments = {
-        "decay_ptr": decay,
+        "total_ptr": total,
+        "A_ptr": inputs.A,
         "state_ptr": state,
         "rows": rows,
-        "rows_a_direction": shape.groups * shape.channels * shape.states,
+        "heads": inputs.A.shape[0],
+        "states": shape.states,
         "segments": segments,
         "row_segments": shape.height * plan.across(shape),
         "column_segments": shape.width * plan.down(shape),
@@ -197,7 +201,7 @@ def _split(shape: Shape, plan: Backward) -> int:
 def backward_launches(inputs: Inputs, grad: Tensor, plan: Backward) -> tuple[Buffers, list[Launch]]:
     """The gradient buffers and the launches that fill them."""
     shape, tiles = inputs.shape, plan.tiles
-    decay, state, adjoint = _state_buffers(inputs, tiles, adjoint=True)
+    total, state, adjoint = _state_buffers(inputs, tiles, adjoint=True)
     assert adjoint is not None
     buffers = Buffers.new(inputs, plan)
     arguments = inputs.common() | inputs.walks() | {"TH": tiles.height, "TW": tiles.width, "N": plan.states}
@@ -206,8 +210,8 @@ def backward_launches(inputs: Inputs, grad: Tensor, plan: Backward) -> tuple[Buf
     arguments |= {"batches": shape.batch, "split_channels": _split(shape, plan), "PASSES": ceil(shape.states / plan.states)}
     programs = shape.batch * shape.groups * tiles.count(shape) * buffers.dB.shape[0]
     return buffers, [
-        _states_launch(inputs, tiles, decay, state, adjoint, grad),
-        _chain_launch(shape, tiles, decay, state, reverse=False),
-        _chain_launch(shape, tiles, decay, adjoint, reverse=True),
+        _states_launch(inputs, tiles, total, state, adjoint, grad),
+        _chain_launch(inputs, tiles, total, state, reverse=False),
+        _chain_launch(inputs, tiles, total, adjoint, reverse=True),
         Launch(_scan_backward, (programs,), arguments, tiles.warps),
     ]

@@ -79,7 +79,7 @@ def _states_of_direction(
     B_ptr,
     C_ptr,
     bias_ptr,
-    decay_ptr,
+    total_ptr,
     state_ptr,
     adjoint_ptr,
     groups,
@@ -107,17 +107,16 @@ def _states_of_direction(
     delta = tl.load(delta_ptr + row[:, None, None] * plane + place, mask=inside, other=0.0).to(work)
     dt = tl.where(inside, step_size(delta, bias[:, None, None], SOFTPLUS), 0.0)
     after = tl.cumsum(dt, AXIS, reverse=not REVERSE) - dt
-    total = tl.sum(dt, AXIS)
     if adjoint_ptr is not None:
         until = tl.cumsum(dt, AXIS, reverse=REVERSE)
     index, _, exists = line_place(tile, height, width, COLUMN, REVERSE, TH, TW)
     stored = valid[:, None] & exists[None, :]
+    tl.store(total_ptr + row[:, None] * segments + index[None, :], tl.sum(dt, AXIS), mask=stored)
     for n in range(states):
         A = tl.load(A_ptr + head * states + n, mask=valid, other=0.0)
         shared = (((batch * DIRECTIONS + K) * groups + own) * states + n) * plane + place
         B = tl.load(B_ptr + shared, mask=inside, other=0.0).to(work)
         out = (row[:, None] * states + n) * segments + index[None, :]
-        tl.store(decay_ptr + out, tl.exp(total * A[:, None]), mask=stored)
         x = tl.where(inside, dt * u * B * tl.exp(after * A[:, None, None]), 0.0)
         tl.store(state_ptr + out, tl.sum(x, AXIS), mask=stored)
         if adjoint_ptr is not None:
@@ -135,7 +134,7 @@ def _segment_states(
     B_ptr,
     C_ptr,
     bias_ptr,
-    decay_ptr,
+    total_ptr,
     state_ptr,
     adjoint_ptr,
     groups,
@@ -151,7 +150,7 @@ def _segment_states(
     TH: tl.constexpr,
     TW: tl.constexpr,
 ):
-    """Decay over each segment and the state at its end when it starts from zero; with ``adjoint_ptr`` also the adjoint at its start.
+    """Total step of each segment and the state at its end when it starts from zero; with ``adjoint_ptr`` also the adjoint at its start.
 
     No scan of pairs is needed: the input of a step reaches the end decayed by the sum of the steps after it.
     """
@@ -177,7 +176,7 @@ def _segment_states(
             B_ptr,
             C_ptr,
             bias_ptr,
-            decay_ptr,
+            total_ptr,
             state_ptr,
             adjoint_ptr,
             groups,
@@ -198,10 +197,12 @@ def _segment_states(
 
 @triton.jit
 def _chain_states(
-    decay_ptr,
+    total_ptr,
+    A_ptr,
     state_ptr,
     rows,
-    rows_a_direction,
+    heads,
+    states,
     segments,
     row_segments,
     column_segments,
@@ -211,9 +212,16 @@ def _chain_states(
     R: tl.constexpr,
     S: tl.constexpr,
 ):
-    """Replace the state of each segment by the one after it when the whole sequence before it has run (in place)."""
+    """Replace the state of each segment by the one after it when the whole sequence before it has run (in place).
+
+    Args:
+        rows: states of all sequences.
+        heads: rows of A.
+    """
     row, steps = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R), tl.arange(0, S)
-    along_columns = (FIRST + row // rows_a_direction % DIRECTIONS) % 2 == 1
+    A = tl.load(A_ptr + row % (heads * states), mask=row < rows, other=0.0)
+    sequence = row // states
+    along_columns = (FIRST + sequence % heads * DIRECTIONS // heads) % 2 == 1
     count = tl.where(along_columns, column_segments, row_segments)
     carry = tl.zeros((R,), state_ptr.dtype.element_ty)
     blocks = tl.cdiv(segments, S)
@@ -221,9 +229,9 @@ def _chain_states(
         segment = (blocks - 1 - index if REVERSE else index) * S + steps
         place = row[:, None] * segments + segment[None, :]
         mask = (row < rows)[:, None] & (segment[None, :] < count[:, None])
-        decay = tl.load(decay_ptr + place, mask=mask, other=1.0)
+        total = tl.load(total_ptr + sequence[:, None] * segments + segment[None, :], mask=mask, other=0.0)
         state = tl.load(state_ptr + place, mask=mask, other=0.0)
-        decay, state = tl.associative_scan((decay, state), 1, chain, reverse=REVERSE)
+        decay, state = tl.associative_scan((tl.exp(total * A[:, None]), state), 1, chain, reverse=REVERSE)
         state += decay * carry[:, None]
         tl.store(state_ptr + place, state, mask=mask)
         carry = tl.sum(tl.where((steps == (0 if REVERSE else S - 1))[None, :], state, 0.0), 1)

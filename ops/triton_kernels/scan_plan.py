@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, prod
+from math import ceil
 
 ROW_STATES = 16  # the one-pass kernel holds all states of a row in registers
 BACKWARD_STATES = 16  # states of one pass of the backward kernel
@@ -104,7 +104,7 @@ def plan_forward(shape: Shape, multiprocessors: int) -> Rows | Tiles:
     One pass moves the fewest bytes (``forward_bytes``); a long lone sequence would leave all but one multiprocessor idle.
     """
     if shape.directions > 1:
-        return Tiles(_channel_tile(shape.channels), *_map_tile(shape, 1024), warps=8)
+        return _plan_cross(shape)
     lone = shape.states > ROW_STATES or shape.rows < LEAST_FILL * multiprocessors
     if lone and shape.width > 1024:
         return Tiles(1, 1, 1024, warps=4)
@@ -115,9 +115,16 @@ def _plan_rows(shape: Shape, multiprocessors: int) -> Rows:
     states = power_of_two(shape.states)
     plenty = shape.rows >= 4 * multiprocessors
     elements = 2048 if plenty else 4096
-    channels = min(_channel_tile(shape.channels), 2) if plenty and states == 1 else 1
+    channels = _channel_tile(shape.channels) if plenty and states == 1 else 1
     length = min(elements // (channels * states), max(power_of_two(shape.width), 32))
     return Rows(channels, length, warps=max(1, min(channels * states * length // 256, 16)), stages=3 if plenty else 2)
+
+
+def _plan_cross(shape: Shape) -> Tiles:
+    """Larger tiles where there are more states: their segments are longer, so fewer states pass through memory."""
+    channels, elements = (_channel_tile(shape.channels), 1024) if shape.states == 1 else (1, 4096)
+    height, width = _map_tile(shape, elements)
+    return Tiles(channels, height, width, warps=max(4, min(channels * height * width // 256, 16)))
 
 
 def plan_backward(shape: Shape, multiprocessors: int) -> Backward:
@@ -144,7 +151,8 @@ def _map_tile(shape: Shape, elements: int) -> tuple[int, int]:
 
 
 def _channel_tile(channels: int) -> int:
-    return min(4, power_of_two(channels))
+    """Channels that share one load of B and C; more would cost the registers that a second program on the multiprocessor needs."""
+    return min(2, channels)
 
 
 def ideal_bytes(shape: Shape, element: int) -> int:
@@ -159,27 +167,34 @@ def ideal_bytes(shape: Shape, element: int) -> int:
 def forward_bytes(shape: Shape, plan: Rows | Tiles, element: int, work: int = 4) -> int:
     """Bytes ``plan`` asks of the memory, B and C counted once (their other readers run side by side and find them in the L2 cache).
 
-    Two levels read u, delta and B twice and pass the states of the segments: written, chained (read, written) and entered.
+    Two levels read u, delta and B twice and pass the states of the segments: written, chained (read, written) and entered; and once,
+    without states, the total steps.
     """
     if isinstance(plan, Rows):
         return ideal_bytes(shape, element)
     channels = shape.groups * shape.channels
     again = channels * (1 + shape.directions) + shape.directions * shape.groups * shape.states
-    return ideal_bytes(shape, element) + shape.batch * shape.plane * again * element + 6 * _state_bytes(shape, plan, work)
+    return ideal_bytes(shape, element) + shape.batch * shape.plane * again * element + _state_bytes(shape, plan, work)
 
 
 def backward_bytes(shape: Shape, plan: Backward, element: int, work: int = 4) -> int:
-    """Bytes the backward asks of the memory: inputs twice, gradients once, the states of both scans, the partial sums of B's and C's."""
-    maps = shape.batch * shape.plane
-    channels, groups = shape.groups * shape.channels, shape.directions * shape.groups
-    inputs = channels * (2 + shape.directions) + 2 * groups * shape.states
-    gradients = channels * (1 + shape.directions) + 2 * groups * shape.states
-    partial = 2 * 2 * plan.splits * groups * shape.states * maps * work
-    return maps * (2 * inputs + gradients) * element + partial + 10 * _state_bytes(shape, plan.tiles, work)
+    """Bytes the backward asks of the memory, caches aside.
+
+    Everything once for the states; then u, delta and dy in every pass (a direction and some states), du and ddelta written in every
+    pass and read again in all but their first; the parts of the gradients of B and C, written and summed.
+    """
+    maps, channels, groups = shape.batch * shape.plane, shape.groups * shape.channels, shape.directions * shape.groups
+    passes = ceil(shape.states / plan.states)
+    b_and_c = 2 * groups * shape.states
+    inputs = channels * (2 + shape.directions + 3 * shape.directions * passes) + 2 * b_and_c
+    du = channels * (2 * shape.directions * passes - 1)
+    ddelta = channels * shape.directions * (2 * passes - 1)
+    parts = (2 * plan.splits * work + element) * b_and_c
+    return maps * ((inputs + du + ddelta) * element + parts) + 2 * _state_bytes(shape, plan.tiles, work)
 
 
 def _state_bytes(shape: Shape, tiles: Tiles, work: int) -> int:
-    return prod((shape.rows, shape.states, tiles.segments(shape), work))
+    return (4 * shape.states + 2) * shape.rows * tiles.segments(shape) * work
 
 
 def unfused_cross_bytes(shape: Shape, element: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -56,11 +56,6 @@ class Case:
     def grad(self, y: Tensor) -> Tensor:
         """A gradient of the output, in its type."""
         return torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(y.dtype).to(y.device)
-
-
-def small(case: Case, **changes: object) -> Case:
-    """The case with some fields changed."""
-    return replace(case, **changes)  # type: ignore[arg-type]
 
 
 def reference_results(case: Case, arguments: list[Tensor | None], grad: Tensor) -> tuple[Tensor, list[Tensor | None]]:
