@@ -1,77 +1,99 @@
-"""Random arguments of the scans, and the float64 reference with its gradients; shared by the interpreter's tests and the GPU's."""
+"""Scans for the CPU's tests: inputs of any shape, type and stride, and how far a face may lie from the definition in float64."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
-from segc.ops import reference
+from segc.ops.reference import accumulation_dtype
 
-NAMES = ("u", "delta", "A", "B", "C", "D", "delta_bias")
+# Largest error of an output or gradient, as a fraction of the largest value of the tensor (or of 1): some units in the last place.
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A scan: ``size`` is (length,) of a plain one or (height, width) of a crossed one."""
+    """Shape, type and options of a scan; with a ``height``, of maps of height x length that are scanned along four directions."""
 
-    size: tuple[int, ...]
-    batch: int = 1
-    groups: int = 1
-    channels: int = 2
-    states: int = 1
-    dtype: str = "float32"
-    reverse: bool = False
+    batch: int
+    groups: int
+    members: int
+    states: int
+    length: int
+    dtype: torch.dtype = torch.float64
     softplus: bool = True
-    extras: bool = True
-
-    @property
-    def cross(self) -> bool:
-        return len(self.size) == 2
+    reverse: bool = False
+    weights: bool = True
+    strided: bool = False
+    seed: int = 0
+    height: int = 0
 
     @property
     def flags(self) -> tuple[bool, ...]:
-        return (self.softplus,) if self.cross else (self.softplus, self.reverse)
-
-    def arguments(self, device: str = "cpu", seed: int = 0) -> list[Tensor | None]:
-        """u, delta, A, B, C, D, delta_bias; states decay by a factor from about 0.3 to 1 a step."""
-        random = torch.Generator().manual_seed(seed)
-        dtype = getattr(torch, self.dtype)
-        weights = torch.float64 if dtype == torch.float64 else torch.float32
-        directions = 4 if self.cross else 1
-        heads, groups = directions * self.groups * self.channels, directions * self.groups
-
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=random, dtype=torch.float64)
-
-        u, delta = normal(self.batch, self.groups * self.channels, *self.size), 0.5 * normal(self.batch, heads, *self.size)
-        delta = delta - 1 if self.softplus else delta.abs()
-        B, C = (normal(self.batch, groups, self.states, *self.size) for _ in range(2))
-        A = -torch.rand(heads, self.states, generator=random, dtype=torch.float64) * 2 - 0.02
-        maps = [value.to(dtype) for value in (u, delta)] + [A.to(weights)] + [value.to(dtype) for value in (B, C)]
-        extras = [normal(heads).to(weights), 0.3 * normal(heads).abs().to(weights)] if self.extras else [None, None]
-        return [value if value is None else value.to(device) for value in (*maps, *extras)]
-
-    def grad(self, y: Tensor) -> Tensor:
-        """A gradient of the output, in its type."""
-        return torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(y.dtype).to(y.device)
+        """The options, as the operator takes them."""
+        return (self.softplus,) if self.height else (self.softplus, self.reverse)
 
 
-def small(case: Case, **changes: object) -> Case:
-    """The case with some fields changed."""
-    return replace(case, **changes)  # type: ignore[arg-type]
+def cases(cross: bool = False, most: int = 600) -> st.SearchStrategy[Case]:
+    """Cases around every edge: one step, fewer steps than a vector has lanes, less and more than a tile."""
+    small = st.integers(1, 3)
+    return st.builds(
+        Case,
+        batch=small,
+        groups=st.just(4) if cross else small,
+        members=small,
+        states=st.integers(1, 5),
+        length=st.integers(1, 40) if cross else st.one_of(st.integers(1, 40), st.integers(1, most)),
+        dtype=st.sampled_from(list(TOLERANCE)),
+        softplus=st.booleans(),
+        reverse=st.booleans(),
+        weights=st.booleans(),
+        strided=st.booleans(),
+        seed=st.integers(0, 1000),
+        height=st.integers(1, 20) if cross else st.just(0),
+    )
 
 
-def reference_results(case: Case, arguments: list[Tensor | None], grad: Tensor) -> tuple[Tensor, list[Tensor | None]]:
-    """Output and gradients of the definition, in float64 on the CPU."""
-    inputs = [value if value is None else value.detach().cpu().double().requires_grad_() for value in arguments]
-    scan = reference.cross_selective_scan if case.cross else reference.selective_scan
-    y = scan(*inputs, *case.flags)  # type: ignore[arg-type]
-    gradients = iter(torch.autograd.grad(y, [value for value in inputs if value is not None], grad.cpu().double()))
-    return y.detach(), [None if value is None else next(gradients) for value in inputs]
+def inputs(case: Case) -> list[Tensor | None]:
+    """u, delta, A, B, C, D and delta_bias of a case; the state decays, as in a trained network."""
+    generator = torch.Generator().manual_seed(case.seed)
+    channels, work = case.groups * case.members, accumulation_dtype(case.dtype)
+    space = (case.height, case.length) if case.height else (case.length,)
+    step = 2 if case.strided else 1
+
+    def normal(*shape: int) -> Tensor:
+        wide = torch.randn(*shape[:-1], shape[-1] * step, generator=generator, dtype=torch.float64)
+        return wide.to(case.dtype)[..., ::step]
+
+    u = normal(case.batch, case.members if case.height else channels, *space)
+    delta = normal(case.batch, channels, *space) * 0.5
+    delta = delta - 1 if case.softplus else delta.abs()
+    A, D, bias = (torch.rand(channels, n, generator=generator, dtype=torch.float64).to(work) for n in (case.states, 1, 1))
+    B, C = (normal(case.batch, case.groups, case.states, *space) for _ in "BC")
+    return [u, delta, -2 * A, B, C, D[:, 0] if case.weights else None, bias[:, 0] if case.weights else None]
 
 
-def relative_error(got: Tensor, wanted: Tensor) -> float:
-    """Largest difference as a part of the largest value wanted."""
-    return float((got.cpu().double() - wanted).abs().max() / wanted.abs().max())
+def in_double(tensors: list[Tensor | None]) -> list[Tensor | None]:
+    """The same values in float64."""
+    return [None if tensor is None else tensor.double() for tensor in tensors]
+
+
+def gradients(function: Any, tensors: list[Tensor | None], flags: tuple[bool, ...]) -> list[Tensor]:
+    """The output, then the gradients of the tensors that are there, of a sum weighted with a fixed wave that every type can hold."""
+    leaves = [None if tensor is None else tensor.detach().requires_grad_() for tensor in tensors]
+    y = function(*leaves, *flags)
+    wave = torch.sin(torch.arange(y.numel())).view_as(y).bfloat16().to(y.dtype)
+    given = [leaf for leaf in leaves if leaf is not None]
+    return [y.detach(), *torch.autograd.grad(y, given, wave)]
+
+
+def assert_near(actual: list[Tensor], expected: list[Tensor], dtype: torch.dtype) -> None:
+    """Each within the type's tolerance of the largest expected value (or of 1, where all are smaller)."""
+    for number, (mine, theirs) in enumerate(zip(actual, expected, strict=True)):
+        assert mine.shape == theirs.shape
+        error = (mine.double() - theirs).abs().max() / theirs.abs().max().clamp(min=1)
+        assert error <= TOLERANCE[dtype], f"tensor {number}: {float(error):.2e}"
