@@ -120,7 +120,8 @@ template <class T> inline Vec<T> softplus(Vec<T> x) {
 
 // The derivative of softplus: 1 / (1 + e^-x), and 1 above 20.
 template <class T> inline Vec<T> softplus_slope(Vec<T> x) {
-    const Vec<T> slope = T(1) / (exp<T>(-x) + T(1));
+    const Vec<T> z = exp<T>(x > T(0) ? -x : x);
+    const Vec<T> slope = (x > T(0) ? splat<T>(1) : z) / (z + T(1));
     return x > T(20) ? splat<T>(1) : slope;
 }
 
