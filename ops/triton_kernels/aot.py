@@ -17,7 +17,11 @@ from triton.compiler import ASTSource
 
 from segc.ops.triton_kernels.launch import Launch
 
-CAPABILITIES = (75, 80, 86, 87, 89, 90, 100, 110, 120)
+# Compute capability (87 is 8.7: Jetson Orin; 110: Jetson Thor) -> KiB of shared memory one program may have (CUDA C++ guide, table of
+# technical specifications per compute capability).
+SHARED_KIB = {75: 64, 80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 110: 227, 120: 99}
+CAPABILITIES = tuple(SHARED_KIB)
+STACK_LIMIT = 64  # bytes a thread: a few spilled registers outside the inner loop cost less than smaller tiles
 BFLOAT16_SINCE = 80
 WARP = 32
 _DIVISOR = 16  # Triton compiles a variant for pointers and integers that are multiples of 16
@@ -72,6 +76,15 @@ def usage(compiled: Any) -> Usage:
         command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(path)]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return Usage(_field(text, "REG"), int(compiled.metadata.shared), _field(text, "STACK"))
+
+
+def too_much(used: Usage, capability: int) -> str:
+    """What a kernel takes beyond the limits, as words; empty when it fits."""
+    if used.shared > SHARED_KIB[capability] * 1024:
+        return f"{used.shared} bytes of shared memory; compute capability {capability} has {SHARED_KIB[capability]} KiB"
+    if used.stack > STACK_LIMIT:
+        return f"{used.stack} bytes of stack a thread; at most {STACK_LIMIT} may be spilled"
+    return ""
 
 
 def _field(text: str, name: str) -> int:

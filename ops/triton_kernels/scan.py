@@ -60,7 +60,7 @@ def plain_inputs(
     """Arguments of ``segc::selective_scan``: a map of height 1."""
     batch, channels, length = u.shape
     shape = Shape(batch, B.shape[1], channels // B.shape[1], A.shape[1], 1, length, first=2 if reverse else 0)
-    return _inputs(shape, u, delta, A, B, C, D, bias, softplus)
+    return Inputs(shape, *_contiguous(u, delta, A, B, C), _optional(D), _optional(bias), softplus)
 
 
 def cross_inputs(
@@ -68,11 +68,16 @@ def cross_inputs(
 ) -> Inputs:
     """Arguments of ``segc::cross_selective_scan``: one group, four directions."""
     batch, channels, height, width = u.shape
-    return _inputs(Shape(batch, 1, channels, A.shape[1], height, width, directions=4), u, delta, A, B, C, D, bias, softplus)
+    shape = Shape(batch, 1, channels, A.shape[1], height, width, directions=4)
+    return Inputs(shape, *_contiguous(u, delta, A, B, C), _optional(D), _optional(bias), softplus)
 
 
-def _inputs(shape: Shape, *arguments: Any) -> Inputs:
-    return Inputs(shape, *(value.contiguous() if isinstance(value, Tensor) else value for value in arguments))
+def _contiguous(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return u.contiguous(), delta.contiguous(), A.contiguous(), B.contiguous(), C.contiguous()
+
+
+def _optional(value: Tensor | None) -> Tensor | None:
+    return None if value is None else value.contiguous()
 
 
 def forward(inputs: Inputs, plan: Rows | Tiles | None = None) -> Tensor:
