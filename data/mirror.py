@@ -29,11 +29,11 @@ class MirrorDataset(BaseSegDataset):
 
 
 @TRANSFORMS.register_module()
-class LoadMirrorMask(BaseTransform):
-    """Grey mask of a record as train ids: adds ``gt_seg_map`` (H, W), 1 = mirror.
+class LoadBinaryMask(BaseTransform):
+    """Grey mask of a record as train ids: adds ``gt_seg_map`` (H, W), 1 = object.
 
     Args:
-        least: grey level from which a pixel is mirror. The published evaluation counts 255 only.
+        least: grey level from which a pixel is object. The published evaluation of mirrors counts 255 only.
 
     Raises:
         UserError: the mask cannot be read, or has another size than its image.

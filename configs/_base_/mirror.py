@@ -5,7 +5,7 @@ data_root = 'data/MSD'
 crop_size = (352, 352)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadMirrorMask'),
+    dict(type='LoadBinaryMask'),
     dict(type='RandomBorderCrop', share=1 / 8),
     dict(type='RandomFlip', prob=0.5),
     dict(type='Resize', scale=crop_size, keep_ratio=False),
@@ -15,7 +15,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(352, 352), keep_ratio=False),
-    dict(type='LoadMirrorMask', least=255),
+    dict(type='LoadBinaryMask', least=255),
     dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(

@@ -8,7 +8,7 @@ model = dict(
         size=crop_size, sizes=(288, 320, 352, 384, 416), mean=[129.81274, 115.53708, 100.38846], std=[65.67121, 65.61214, 67.4352]))
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadMirrorMask'),
+    dict(type='LoadBinaryMask'),
     dict(type='RandomBorderCrop', share=1 / 8),
     dict(type='RandomFlip', prob=0.5),
     dict(type='Resize', scale=crop_size, keep_ratio=False),

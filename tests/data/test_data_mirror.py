@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from segc.core.errors import UserError
-from segc.data.mirror import LoadMirrorMask, MirrorDataset, RandomBorderCrop
+from segc.data.mirror import LoadBinaryMask, MirrorDataset, RandomBorderCrop
 
-STEPS = [{"type": "LoadImageFromFile"}, {"type": "LoadMirrorMask", "least": 128}]
+STEPS = [{"type": "LoadImageFromFile"}, {"type": "LoadBinaryMask", "least": 128}]
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_a_mask_of_another_size_is_refused(root: Path) -> None:
 
 def test_a_missing_mask_is_refused(root: Path) -> None:
     with pytest.raises(UserError, match="missing"):
-        LoadMirrorMask()({"seg_map_path": str(root / "missing.png"), "ori_shape": (20, 30)})
+        LoadBinaryMask()({"seg_map_path": str(root / "missing.png"), "ori_shape": (20, 30)})
 
 
 def test_the_border_crop_cuts_image_and_mask_alike() -> None:
