@@ -48,11 +48,9 @@ def add_functions(model: ModelProto, form: Form = "loop") -> ModelProto:
     if all(item.domain != DOMAIN for item in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
     model.ir_version = max(model.ir_version, _FIRST_IR_WITH_FUNCTIONS)
-    _unite_bias(model, by_type.get(NEIGHBORHOOD_ATTENTION_2D.op_type, []))
-    shapes: Shapes = {}
-    for _ in range(2):  # the general bodies first: shapes are known through them
-        _replace(model, [_function(model, op_type, nodes, shapes, form) for op_type, nodes in by_type.items()])
-        shapes = _shapes(model)
+    shapes = _infer_shapes(model)
+    _unite_bias(model, by_type.get(NEIGHBORHOOD_ATTENTION_2D.op_type, []), shapes)
+    _replace(model, [_function(model, op_type, nodes, shapes, form) for op_type, nodes in by_type.items()])
     return model
 
 
@@ -98,13 +96,13 @@ def _function(model: ModelProto, op_type: str, nodes: Sequence[NodeProto], shape
 
 
 def scan_variant(nodes: Sequence[NodeProto], shapes: Shapes, form: Form) -> ScanVariant:
-    """The most special body that serves all of these scan nodes, given the static shapes that are known.
+    """The most special body that serves all of these scan nodes; in ``shapes``, 0 is a size that is open.
 
     Raises:
         UserError: a sequence has more chunks than the body's doubling between chunks reaches.
     """
-    lengths = [prod(shapes[node.input[0]][2:]) if node.input[0] in shapes else 0 for node in nodes]
-    states = [shapes[node.input[2]][1] if node.input[2] in shapes else 0 for node in nodes]
+    lengths = [prod(shapes.get(node.input[0], [])[2:]) if shapes.get(node.input[0]) else 0 for node in nodes]
+    states = [_size(shapes, node.input[2], 1) for node in nodes]
     chunks = [-(-length // chunk_of(form, length)) for length in lengths]
     if max(chunks) > MOST_CHUNKS:
         raise UserError(
@@ -131,26 +129,39 @@ def _attributes(node: NodeProto) -> dict[str, object]:
     return {item.name: helper.get_attribute_value(item) for item in node.attribute}
 
 
-def _shapes(model: ModelProto) -> dict[str, list[int]]:
-    """Tensor -> shape, of those whose shape is static; of the main graph."""
-    graph = shape_inference.infer_shapes(model, data_prop=True).graph
+def _infer_shapes(model: ModelProto) -> Shapes:
+    """Write the types that follow from y being like the first input into the model; tensor -> shape, 0 for a size that is open.
+
+    onnx itself does not see through a body whose shapes are computed.
+    """
+    stub = ModelProto.FromString(model.SerializeToString())
+    for node in _all_nodes(stub.graph):
+        if node.domain == DOMAIN:
+            node.op_type, node.domain = "Identity", ""
+            del node.input[1:], node.attribute[:]
+    graph = shape_inference.infer_shapes(stub, data_prop=True).graph
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(graph.value_info)
     typed = [*graph.input, *graph.value_info, *graph.output]
     shapes = {item.name: [dim.dim_value for dim in item.type.tensor_type.shape.dim] for item in typed}
-    shapes |= {item.name: list(item.dims) for item in graph.initializer}
-    return {name: shape for name, shape in shapes.items() if all(shape)}
+    return shapes | {item.name: list(item.dims) for item in graph.initializer}
 
 
-def _unite_bias(model: ModelProto, nodes: Sequence[NodeProto]) -> None:
+def _unite_bias(model: ModelProto, nodes: Sequence[NodeProto], shapes: Shapes) -> None:
     """Where some attention nodes have a position bias and others none, give those one of zeros: all share one body."""
     lacking = [node for node in nodes if len(node.input) == len(NEIGHBORHOOD_ATTENTION_2D.inputs)]
     if len(lacking) == len(nodes):
         return
-    shapes = _shapes(model)
     for node in lacking:
-        if node.input[0] not in shapes:
-            raise UserError(f"node {node.name!r} has no rpb while others have, and q's shape is not static: give it an rpb of zeros.")
-        window = _attributes(node)["kernel_size"]
-        shape = (shapes[node.input[0]][3], *(2 * size - 1 for size in window))  # type: ignore[attr-defined]
-        name = f"{node.output[0]}_rpb"
-        model.graph.initializer.append(numpy_helper.from_array(np.zeros(shape, np.float32), name))
-        node.input.append(name)
+        heads = _size(shapes, node.input[0], 3)
+        if not heads:
+            raise UserError(f"node {node.name!r} has no rpb while others have, and its number of heads is open: give it an rpb of zeros.")
+        rows, columns = _attributes(node)["kernel_size"]  # type: ignore[misc]
+        bias = np.zeros((heads, 2 * rows - 1, 2 * columns - 1), np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(bias, f"{node.output[0]}_rpb"))
+        node.input.append(f"{node.output[0]}_rpb")
+
+
+def _size(shapes: Shapes, name: str, axis: int) -> int:
+    """Size of one axis of a tensor, 0 where it is not known."""
+    return shapes[name][axis] if len(shapes.get(name, ())) > axis else 0
