@@ -21,6 +21,7 @@ from torch.export import Dim
 from segc.core.contract import CONTRACT_KEY, Contract, Size
 from segc.core.errors import CheckFailed, UserError
 from segc.export.rewrite import push_pointwise_through_resize, split_behind_upsampling
+from segc.export.segc_ops import add_functions, torchscript_symbolics, translation_table
 
 Exporter = Literal["dynamo", "torchscript"]
 
@@ -59,9 +60,9 @@ def build_graph(
         raise UserError(f"opset {opset} is too old: the deploy graph needs at least {OLDEST_OPSET}.", f"--opset {DEFAULT_OPSET}")
     example = _example(contract, example_size)
     with _mute():
-        model = _trace(module.eval(), contract, example, opset, exporter)
+        model = add_functions(_trace(module.eval(), contract, example, opset, exporter))
         if simplify:
-            model = _simplify(model)
+            model = add_functions(_simplify(model))
     _strip_traces(model)
     _name_axes(model, contract)
     model.producer_name, model.producer_version = "segc", ""
@@ -125,6 +126,7 @@ def _trace_dynamo(module: nn.Module, example: torch.Tensor, axes: dict[int, str]
         input_names=[INPUT],
         output_names=[output],
         dynamic_shapes=shapes,
+        custom_translation_table=translation_table(),
         verbose=False,
     )
     assert program is not None
@@ -134,7 +136,7 @@ def _trace_dynamo(module: nn.Module, example: torch.Tensor, axes: dict[int, str]
 def _trace_torchscript(module: nn.Module, example: torch.Tensor, axes: dict[int, str], opset: int, output: str) -> onnx.ModelProto:
     shift = 0 if output == OUTPUTS["argmax"] else 1
     axes_out = {axis + shift if axis else axis: name for axis, name in axes.items()}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, torchscript_symbolics(opset):
         path = Path(folder) / "graph.onnx"
         torch.onnx.export(
             module,
