@@ -1,4 +1,4 @@
-"""Calls a TensorRT plugin library as TensorRT would, through ops/tensorrt/null_host.cpp and ctypes; needs no TensorRT and, to look only, no GPU."""
+"""Calls a TensorRT plugin library as TensorRT would, through ops/tensorrt/null_host.cpp and ctypes: needs no TensorRT."""
 
 from __future__ import annotations
 

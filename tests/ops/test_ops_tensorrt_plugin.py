@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import itertools
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import null_host
 import pytest
+import torch
 from null_host import BF16, BUILD, CHW2, FIELD_CHAR, FIELD_FLOAT32, FIELD_INT32, FIELD_INT64, FLOAT, HALF, INT8, RUNTIME, tensor
 
 from segc.core.errors import UserError
@@ -254,6 +256,20 @@ def test_more_refusals_are_named(host: null_host.NullHost) -> None:
     half_weights[2].type = HALF
     assert scan.call("shape_change", half_weights) != 0
     assert "float32 for A, D and delta_bias" in host.log()
+
+
+def test_a_launch_that_fails_is_an_error_with_a_sentence(host: null_host.NullHost) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU: the launch would not fail")
+    plugin, tensors = make(host, "SelectiveScan"), described("SelectiveScan", HALF)
+    pointers = [None, None, None, None]
+    host.log()
+    assert plugin.call("enqueue", tensors, *pointers) != 0
+    assert "enqueue came before onShapeChange" in host.log()
+    assert plugin.call("shape_change", tensors) == 0
+    data = (ctypes.c_void_p * 7)()
+    assert plugin.call("enqueue", tensors, ctypes.addressof(data), *pointers[1:]) != 0
+    assert "the kernel was not started: " in host.log()
 
 
 REGISTRY = """

@@ -60,11 +60,15 @@ int launch_lanes(AttentionProblem const& problem, Stream stream) {
     return launch_lanes_of<T, 8>(problem, stream);
 }
 
+size_t table_bytes(AttentionProblem const& problem) {
+    return problem.rpb ? (2 * problem.kernel[0] - 1) * (2 * problem.kernel[1] - 1) * sizeof(float) : 0;
+}
+
 template <typename T, int kChannels>
 int launch_cores_of(AttentionProblem const& problem, Stream stream) {
     AttentionArgs<T> const args = attention_args<T>(problem, {kCoreRows, kCoreColumns}, 8);
-    return launch(
-        cores_kernel<T, kChannels>, attention_blocks(problem, args), 1, 1, kCoreThreads, sizeof(CoreShared<T, kChannels>), stream, args);
+    size_t const bytes = sizeof(CoreShared<T, kChannels>) + table_bytes(problem);
+    return launch(cores_kernel<T, kChannels>, attention_blocks(problem, args), 1, 1, kCoreThreads, bytes, stream, args);
 }
 
 template <typename T>
@@ -89,7 +93,7 @@ bool has_bfloat16_cores() {
 
 template <typename T>
 int launch_half(AttentionProblem const& problem, Stream stream, bool tensor_cores) {
-    bool const fits = problem.head_dim <= kMaxTensorCoreHeadDim && problem.height < 32768 && problem.width < 32768;
+    bool const fits = problem.head_dim <= kMaxTensorCoreHeadDim && table_bytes(problem) <= kMaxTableBytes;
     return tensor_cores && fits ? launch_cores<T>(problem, stream) : launch_lanes<T>(problem, stream);
 }
 

@@ -1,5 +1,6 @@
 // Attention on tensor cores, in float16 and bfloat16: a warp holds 16 queries (2 x 8 of a tile of 8 x 8), keys of the tile's halo pass through
-// shared memory in chunks, and the part outside a query's window is masked; groups of 8 keys outside all windows of a warp are skipped.
+// shared memory in chunks. Each row of the halo is filled up to whole groups of 8 keys, so that a group lies in one row: whether a query
+// sees the row is the same for half a warp, and which columns it sees is a bit mask made once. Groups that no query of a warp sees are skipped.
 // The layout of the fragments is that of mma.m16n8k16 in the PTX manual; softmax runs along (as in arXiv 2205.14135).
 // NaN or infinity in v spreads over its tile: a masked weight is 0, and 0 x NaN is NaN.
 #pragma once
@@ -10,20 +11,21 @@
 namespace segc {
 
 constexpr int kCoreRows = 8, kCoreColumns = 8, kCoreWarps = 4, kCoreThreads = kCoreWarps * kWarp;
+constexpr size_t kMaxTableBytes = 28 << 10;  // of a head's bias, which lies in shared memory beside the keys
 constexpr int kRowPadding = 8;  // rows of neighbouring keys start in other banks
 
 // Keys that pass through shared memory at a time: fewer where a vector takes many registers.
 SEGC_BOTH constexpr int chunk_of(int channels) { return channels > 64 ? 32 : 64; }
 
-struct KeyPlace {
-    int16_t row, column;  // member indices; row -1: no key
+struct GroupPlace {
+    int row, column;  // of the group's first key in the halo; a row beyond the halo: no group
 };
 
 template <typename T, int kChannels>
 struct CoreShared {
     static constexpr int kStride = kChannels + kRowPadding, kChunk = chunk_of(kChannels);
     T keys[kChunk * kStride], values[kChunk * kStride];
-    KeyPlace places[kChunk];
+    GroupPlace groups[kChunk / 8];
 };
 
 template <int kChannels>
@@ -31,6 +33,14 @@ struct CoreState {
     uint32_t q[kChannels / 16][4];
     float sum[kChannels / 8][4];
     float maximum[2], total[2];  // of the two queries of this thread; total: this thread's part
+};
+
+// What this thread's two queries, one below the other, see of the halo. Indices are those of the halo.
+struct View {
+    int first_row[2], column_bias;  // column_bias: offset of the halo's first column in a row of the bias
+    int row_bias[2];                // offset of the halo's first row in the bias of the head
+    uint32_t columns;               // bit 2 g + i: whether key i of this thread's two keys in column group g is seen
+    float const* table;             // the head's bias in shared memory; null without bias
 };
 
 template <typename T>
@@ -52,17 +62,18 @@ SEGC_DEVICE void load_queries(AttentionArgs<T> const& args, T const* upper, T co
     }
 }
 
-// Copy a chunk of keys of the halo, from ``first`` on (in row order) to shared memory; where there is no key or channel, 0.
+// Copy a chunk of keys to shared memory, from group ``first`` of the halo on; where there is no key or channel, 0.
 template <typename T, int kChannels>
 SEGC_DEVICE void stage_chunk(AttentionArgs<T> const& args, Tile const& tile, int first, CoreShared<T, kChannels>& shared) {
     constexpr int kVectors = kChannels / 8, kStride = CoreShared<T, kChannels>::kStride, kChunk = chunk_of(kChannels);
+    int const groups = divide_up(tile.columns.size, 8);
     for (int i = thread_index(); i < kChunk * kVectors; i += kCoreThreads) {
-        int const key = i / kVectors, channel = i % kVectors * 8, index = first + key;
-        int const row = tile.rows.halo + index / tile.columns.size, column = tile.columns.halo + index % tile.columns.size;
-        bool const exists = index < tile.rows.size * tile.columns.size;
+        int const key = i / kVectors, channel = i % kVectors * 8, group = first + key / 8;
+        int const row = group / groups, column = group % groups * 8 + key % 8;
+        bool const exists = row < tile.rows.size && column < tile.columns.size;
         T* const to_key = shared.keys + key * kStride + channel;
         T* const to_value = shared.values + key * kStride + channel;
-        int64_t const from = exists ? member_offset(args, tile, row, column) + channel : 0;
+        int64_t const from = exists ? member_offset(args, tile, tile.rows.halo + row, tile.columns.halo + column) + channel : 0;
         if (exists && args.vector && channel < args.head_dim) {
             *reinterpret_cast<Vector16*>(to_key) = *reinterpret_cast<Vector16 const*>(args.k + from);
             *reinterpret_cast<Vector16*>(to_value) = *reinterpret_cast<Vector16 const*>(args.v + from);
@@ -73,40 +84,65 @@ SEGC_DEVICE void stage_chunk(AttentionArgs<T> const& args, Tile const& tile, int
                 to_value[j] = real ? args.v[from + j] : as<T>(0.0f);
             }
         }
-        if (channel == 0) shared.places[key] = {static_cast<int16_t>(exists ? row : -1), static_cast<int16_t>(column)};
+        if (channel == 0 && key % 8 == 0) shared.groups[key / 8] = {row, column};
     }
 }
 
-// Whether any of the warp's windows may hold one of eight keys: their rows are compared, which lie in order.
-SEGC_DEVICE bool group_needed(KeyPlace const* places, int first_row, int end_row) {
-    return places[0].row >= 0 && places[0].row < end_row && (places[7].row < 0 || places[7].row >= first_row);
+template <typename T>
+SEGC_DEVICE void stage_bias(AttentionArgs<T> const& args, Tile const& tile, float* table) {
+    int const size = (2 * args.kernel.rows - 1) * (2 * args.kernel.columns - 1);
+    for (int i = thread_index(); i < size; i += kCoreThreads) table[i] = bias_at(args, tile.head * size + i);
 }
 
 template <typename T>
-SEGC_DEVICE float masked(AttentionArgs<T> const& args, Query const& query, KeyPlace place, float product) {
-    int const row = place.row - query.first_row, column = place.column - query.first_column;
-    bool const seen = place.row >= 0 && static_cast<unsigned>(row) < static_cast<unsigned>(args.kernel.rows) &&
-                      static_cast<unsigned>(column) < static_cast<unsigned>(args.kernel.columns);
-    return seen ? product * args.scale + bias_of(args, query, row, column) : -INFINITY;
+SEGC_DEVICE View find_view(AttentionArgs<T> const& args, Tile const& tile, Query const (&queries)[2], float const* table) {
+    View view{};
+    view.table = table;
+    view.column_bias = tile.columns.halo - queries[0].column + args.kernel.columns - 1;
+    int const first = queries[0].first_column - tile.columns.halo - lane_index() % 4 * 2;
+    for (int bit = 0; bit < 2 * divide_up(tile.columns.size, 8); ++bit) {
+        int const column = bit / 2 * 8 + bit % 2 - first;
+        if (column >= 0 && column < args.kernel.columns) view.columns |= 1u << bit;
+    }
+    SEGC_UNROLL
+    for (int half = 0; half < 2; ++half) {
+        view.first_row[half] = queries[half].first_row - tile.rows.halo;
+        view.row_bias[half] = (tile.rows.halo - queries[half].row + args.kernel.rows - 1) * (2 * args.kernel.columns - 1);
+    }
+    return view;
 }
 
-// Logits of 16 queries and 8 keys; ``logits`` in the layout of an mma result.
+// Products -> logits; -infinity where a query does not see a key.
+template <typename T>
+SEGC_DEVICE void mask(AttentionArgs<T> const& args, View const& view, GroupPlace place, float (&logits)[4]) {
+    uint32_t const seen = view.columns >> (place.column / 4);
+    int const column = place.column + lane_index() % 4 * 2 + view.column_bias;
+    SEGC_UNROLL
+    for (int half = 0; half < 2; ++half) {
+        bool const row_seen = static_cast<unsigned>(place.row - view.first_row[half]) < static_cast<unsigned>(args.kernel.rows);
+        int const index = view.row_bias[half] + place.row * (2 * args.kernel.columns - 1) + column;
+        SEGC_UNROLL
+        for (int i = 0; i < 2; ++i) {
+            float& logit = logits[2 * half + i];
+            logit = row_seen && (seen >> i & 1) ? logit * args.scale + (view.table ? view.table[index + i] : 0.0f) : -INFINITY;
+        }
+    }
+}
+
+// Products of 16 queries and 8 keys, in the layout of an mma result.
 template <typename T, int kChannels>
-SEGC_DEVICE void group_logits(AttentionArgs<T> const& args, Query const (&queries)[2], CoreShared<T, kChannels> const& shared, int group,
-    CoreState<kChannels> const& state, float (&logits)[4]) {
+SEGC_DEVICE void group_products(
+    CoreShared<T, kChannels> const& shared, int group, CoreState<kChannels> const& state, float (&products)[4]) {
     constexpr int kStride = CoreShared<T, kChannels>::kStride;
     T const* const row = shared.keys + (group * 8 + lane_index() / 4) * kStride + lane_index() % 4 * 2;
     SEGC_UNROLL
-    for (int i = 0; i < 4; ++i) logits[i] = 0.0f;
+    for (int i = 0; i < 4; ++i) products[i] = 0.0f;
     SEGC_UNROLL
     for (int i = 0; i < kChannels / 16; ++i) {
         uint32_t const keys[2] = {
             *reinterpret_cast<uint32_t const*>(row + i * 16), *reinterpret_cast<uint32_t const*>(row + i * 16 + 8)};
-        multiply_add<T>(state.q[i], keys, logits);
+        multiply_add<T>(state.q[i], keys, products);
     }
-    SEGC_UNROLL
-    for (int i = 0; i < 4; ++i)
-        logits[i] = masked(args, queries[i / 2], shared.places[group * 8 + lane_index() % 4 * 2 + i % 2], logits[i]);
 }
 
 SEGC_DEVICE float quad_maximum(float value) {
@@ -168,15 +204,17 @@ SEGC_DEVICE void add_values(
 }
 
 template <typename T, int kChannels>
-SEGC_DEVICE void attend_chunk(AttentionArgs<T> const& args, Query const (&queries)[2], int first_row, int end_row,
-    CoreShared<T, kChannels> const& shared, CoreState<kChannels>& state) {
+SEGC_DEVICE void attend_chunk(AttentionArgs<T> const& args, View const& view, CoreShared<T, kChannels> const& shared,
+    CoreState<kChannels>& state) {
     float logits[chunk_of(kChannels) / 8][4];
     uint32_t needed = 0;
     SEGC_UNROLL
     for (int group = 0; group < chunk_of(kChannels) / 8; ++group) {
-        if (group_needed(shared.places + group * 8, first_row, end_row)) {
+        GroupPlace const place = shared.groups[group];
+        if (place.row >= view.first_row[0] && place.row < view.first_row[1] + args.kernel.rows) {  // the same for a whole warp
             needed |= 1u << group;
-            group_logits(args, queries, shared, group, state, logits[group]);
+            group_products(shared, group, state, logits[group]);
+            mask(args, view, place, logits[group]);
         } else {
             SEGC_UNROLL
             for (int i = 0; i < 4; ++i) logits[group][i] = -INFINITY;
@@ -218,11 +256,15 @@ SEGC_KERNEL(kCoreThreads, 1) cores_kernel(AttentionArgs<T> args) {
     state.maximum[0] = state.maximum[1] = -INFINITY;
     load_queries(args, args.q + member_offset(args, tile, queries[0].row, queries[0].column),
         args.q + member_offset(args, tile, queries[1].row, queries[1].column), state);
-    for (int first = 0; first < tile.rows.size * tile.columns.size; first += chunk_of(kChannels)) {
+    float* const table = args.rpb ? reinterpret_cast<float*>(&shared + 1) : nullptr;
+    if (table) stage_bias(args, tile, table);
+    View const view = find_view(args, tile, queries, table);
+    int const groups = tile.rows.size * divide_up(tile.columns.size, 8);
+    for (int first = 0; first < groups; first += chunk_of(kChannels) / 8) {
         sync_block();
         stage_chunk(args, tile, first, shared);
         sync_block();
-        attend_chunk(args, queries, queries[0].first_row, queries[1].first_row + args.kernel.rows, shared, state);
+        attend_chunk(args, view, shared, state);
     }
     SEGC_UNROLL
     for (int half = 0; half < 2; ++half) store_query(args, tile, queries[half], state, half);

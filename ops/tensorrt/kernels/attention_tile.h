@@ -100,16 +100,20 @@ SEGC_DEVICE Query find_query(AttentionArgs<T> const& args, Tile const& tile, int
     return query;
 }
 
-// Bias of the key at (row, column) of the window, in units of log 2.
+// One element of rpb, in units of log 2.
 template <typename T>
-SEGC_DEVICE float bias_of(AttentionArgs<T> const& args, Query const& query, int row, int column) {
-    if (!args.rpb) return 0.0f;
-    int const index = query.bias + row * (2 * args.kernel.columns - 1) + column;
+SEGC_DEVICE float bias_at(AttentionArgs<T> const& args, int index) {
     float const bias = args.bias_is_float ? static_cast<float const*>(args.rpb)[index] : to_float(static_cast<T const*>(args.rpb)[index]);
     return bias * 1.4426950408889634f;
 }
 
-SEGC_DEVICE float greater(float one, float other) { return one > other ? one : other; }
+// Bias of the key at (row, column) of the window.
+template <typename T>
+SEGC_DEVICE float bias_of(AttentionArgs<T> const& args, Query const& query, int row, int column) {
+    return args.rpb ? bias_at(args, query.bias + row * (2 * args.kernel.columns - 1) + column) : 0.0f;
+}
+
+SEGC_DEVICE float greater(float one, float other) { return fmaxf(one, other); }
 SEGC_DEVICE int greater(int one, int other) { return one > other ? one : other; }
 SEGC_DEVICE int lesser(int one, int other) { return one < other ? one : other; }
 

@@ -41,7 +41,7 @@ struct Block {
     jmp_buf scheduler;
     int threads = 0, thread = 0, y = 0, z = 0;
     int64_t x = 0;
-    bool progress = false;
+    bool progress = false, backwards = false;  // backwards: the last thread runs first, which shows races that the other order hides
 };
 
 inline Block& block() {
@@ -115,7 +115,8 @@ inline void run_block() {
     Block& all = block();
     for (int left = all.threads; left > 0;) {
         all.progress = false;
-        for (int thread = 0; thread < all.threads; ++thread) {
+        for (int i = 0; i < all.threads; ++i) {
+            int const thread = all.backwards ? all.threads - 1 - i : i;
             if (all.fibers[thread].done) continue;
             resume(thread);
             if (all.fibers[thread].done) --left;

@@ -16,12 +16,12 @@ SEGC_DEVICE void multiply_add(uint32_t const (&left)[4], uint32_t const (&right)
 template <>
 SEGC_DEVICE void multiply_add<Half>(uint32_t const (&left)[4], uint32_t const (&right)[2], float (&result)[4]) {
 #if __CUDA_ARCH__ >= 800
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(result[0]), "+f"(result[1]), "+f"(result[2]), "+f"(result[3])
         : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right[0]), "r"(right[1]));
 #else
     for (int i = 0; i < 2; ++i)
-        asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+        asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
             : "+f"(result[0]), "+f"(result[1]), "+f"(result[2]), "+f"(result[3])
             : "r"(left[2 * i]), "r"(left[2 * i + 1]), "r"(right[i]));
 #endif
@@ -31,7 +31,7 @@ SEGC_DEVICE void multiply_add<Half>(uint32_t const (&left)[4], uint32_t const (&
 template <>
 SEGC_DEVICE void multiply_add<BFloat16>(uint32_t const (&left)[4], uint32_t const (&right)[2], float (&result)[4]) {
 #if __CUDA_ARCH__ >= 800
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(result[0]), "+f"(result[1]), "+f"(result[2]), "+f"(result[3])
         : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right[0]), "r"(right[1]));
 #else

@@ -26,7 +26,12 @@ SEGC_DEVICE int block_z() { return static_cast<int>(blockIdx.z); }
 SEGC_DEVICE void sync_block() { __syncthreads(); }
 SEGC_DEVICE float shuffle(float value, int lane) { return __shfl_sync(0xffffffffu, value, lane); }
 SEGC_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
-SEGC_DEVICE float exp2_of(float value) { return exp2f(value); }
+// As exact as exp2f, which scales for the sake of results below 1e-38; here they may become 0.
+SEGC_DEVICE float exp2_of(float value) {
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
+    return result;
+}
 
 SEGC_DEVICE unsigned char* shared_memory() {
     extern __shared__ __align__(16) unsigned char segc_shared[];

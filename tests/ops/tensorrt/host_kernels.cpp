@@ -1,4 +1,5 @@
 // The CUDA kernels compiled for the host (kernels/emulate.h), for ctypes: the same launchers with a workspace of exactly the stated size.
+#include <algorithm>
 #include <vector>
 
 #include "attention.h"
@@ -12,6 +13,9 @@ constexpr unsigned char kGuard = 0x5a;
 }  // namespace
 
 extern "C" {
+
+// Which thread of a block runs first: no result may depend on it.
+void host_order(int backwards) { segc::emulated::block().backwards = backwards != 0; }
 
 size_t host_scan_workspace(segc::ScanProblem const* problem) { return segc::scan_workspace(*problem); }
 
