@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from segc.ops import attention_cuda, attention_torch
 from segc.ops.checks import Window, check_attention
+from segc.ops.native import attention as attention_native
+from segc.ops.native.scan import native_takes
 
 
 def neighborhood_attention_2d(
@@ -50,7 +53,7 @@ def neighborhood_attention_2d(
 def _neighborhood_attention_2d(
     q: Tensor, k: Tensor, v: Tensor, kernel_size: Sequence[int], dilation: Sequence[int], scale: float, rpb: Tensor | None
 ) -> Tensor:
-    return attention_torch.attention(q, k, v, _window(kernel_size, dilation), scale, rpb)
+    return _code(q).attention(q, k, v, _window(kernel_size, dilation), scale, rpb)
 
 
 @_neighborhood_attention_2d.register_fake
@@ -70,7 +73,7 @@ def _neighborhood_attention_2d_backward(
     rpb: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v and rpb, each contiguous and of its own dtype; the last is empty where there is no rpb."""
-    return attention_torch.attention_backward(grad, q, k, v, _window(kernel_size, dilation), scale, rpb)
+    return _code(q).attention_backward(grad, q, k, v, _window(kernel_size, dilation), scale, rpb)
 
 
 @_neighborhood_attention_2d_backward.register_fake
@@ -98,3 +101,8 @@ _neighborhood_attention_2d.register_autograd(_differentiate, setup_context=_save
 
 def _window(kernel_size: Sequence[int], dilation: Sequence[int]) -> Window:
     return Window((kernel_size[0], kernel_size[1]), (dilation[0], dilation[1]))
+
+
+def _code(q: Tensor) -> ModuleType:
+    """The compiled kernels where they are for this tensor, else plain torch."""
+    return attention_native if q.device.type == "cpu" and native_takes(q.dtype) else attention_torch
