@@ -83,6 +83,12 @@ def test_wrong_kernels_are_refused(kernels: tuple[int, ...]) -> None:
         LargeKernelStem(3, 24, kernels)
 
 
+def test_the_portrait_config_divides_by_255_as_the_published_weights_expect() -> None:
+    preprocessor = build_model(load_config(CONFIGS / "extrememeta/extremec3_portrait.py")).data_preprocessor
+    assert not preprocessor._channel_conversion
+    assert preprocessor.std.flatten().tolist() == pytest.approx([63.97182 * 255, 65.1337 * 255, 68.29726 * 255])
+
+
 @pytest.mark.parametrize(("name", "kernels"), [("extremec3", None), ("extrememeta_k15", (15, 7, 3)), ("extrememeta_k31", (31, 15, 7, 3))])
 def test_configs_build(name: str, kernels: tuple[int, ...] | None) -> None:
     cfg = load_config(CONFIGS / f"extrememeta/{name}_camvid.py")

@@ -43,6 +43,18 @@ def test_parameters_are_as_published(network: nn.Module) -> None:
     assert sum(p.numel() for p in network.parameters()) == PARAMETERS
 
 
+@pytest.mark.parametrize(("name", "largest", "mean", "epoch"), [("msd", 352, 136.67972, 3063), ("pmd", 416, 129.81274, 5095)])
+def test_configs_say_what_was_published(name: str, largest: int, mean: float, epoch: int) -> None:
+    cfg = load_config(ROOT / f"configs/hetnet/hetnet_{name}.py")
+    preprocessor, optimizer = cfg.model.data_preprocessor, cfg.optim_wrapper.optimizer
+    assert (max(preprocessor.sizes), len(preprocessor.sizes), preprocessor.mean[0]) == (largest, 5, mean)
+    assert [step["scale"] for step in cfg.train_dataloader.dataset.pipeline if "scale" in step] == [(largest, largest)]
+    assert [step["scale"] for step in cfg.test_dataloader.dataset.pipeline if "scale" in step] == [(352, 352)]
+    assert (optimizer.lr, optimizer.momentum, optimizer.nesterov, optimizer.weight_decay) == (0.01, 0.9, True, 5e-4)
+    assert cfg.train_cfg.max_iters == 150 * -(-epoch // cfg.train_dataloader.batch_size)
+    assert [step.end for step in cfg.param_scheduler] == [cfg.train_cfg.max_iters // 2, cfg.train_cfg.max_iters]
+
+
 def test_outputs_equal_the_official_code(network: nn.Module) -> None:
     """In training mode: batch statistics keep the image's signal alive through a hundred random layers."""
     kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}
