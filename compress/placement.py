@@ -17,6 +17,7 @@ REASON_AFTER = "postprocessing: decides the class map"
 REASON_LOGITS = "gives the logits: their differences decide the class map"
 REASON_FLOAT = "needs float range"
 REASON_BROKEN = "reads a float tensor: quantizing it would add a round trip and speed up nothing"
+REASON_INTERPOLATED = "interpolates: runtimes do it in float, and rounding its input would only lose accuracy"
 REASON_UPSAMPLED = "reads a Concat of upsampled maps: OpenVINO computes its int8 form wrongly"
 REASON_USER = "kept by name"
 
@@ -91,8 +92,14 @@ def _reason(
         return REASON_LOGITS if weighted else REASON_AFTER
     if weighted:
         return ""
+    if node.op_type == "Resize" and _interpolates(node):
+        return REASON_INTERPOLATED
     reads = [name for name in activations_of(node) if name not in constants]
     return "" if chains and reads and all(name in from_int8 for name in reads) else REASON_BROKEN
+
+
+def _interpolates(resize: NodeProto) -> bool:
+    return any(item.name == "mode" and item.s in (b"linear", b"cubic") for item in resize.attribute)
 
 
 def _without_weighted(nodes: list[NodeProto], forward: bool) -> set[str]:

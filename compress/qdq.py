@@ -87,7 +87,7 @@ def share_ranges(model: ModelProto, placement: Placement, ranges: Mapping[str, f
     """One range for all inputs and outputs of each node that only moves or mixes values: the largest of theirs.
 
     With equal scales the Q/DQ pairs around a Concat cancel. With different ones OpenVINO runs the convolution behind it in fp32 (half the
-    time of DeepLabV3+ R50).
+    time of DeepLabV3+ R50). What a Relu alone reads takes the Relu's own range: the negative values that it loses need none.
     """
     found = dict(ranges)
     placed = set(placement.quantized)
@@ -100,7 +100,15 @@ def share_ranges(model: ModelProto, placement: Placement, ranges: Mapping[str, f
             widest = max(found[name] for name in names)
             changed |= any(found[name] != widest for name in names)
             found.update(dict.fromkeys(names, widest))
-    return found
+    return found | {source: found[output] for source, output in _rectified(model, placed) if source in found and output in found}
+
+
+def _rectified(model: ModelProto, placed: set[str]) -> list[tuple[str, str]]:
+    """(input, output) of each placed Relu that alone reads what a placed convolution, product or sum gives."""
+    readers = [name for node in model.graph.node for name in node.input]
+    made = {name for node in model.graph.node if node.op_type in (*WEIGHTED, "Add") and node.name in placed for name in node.output}
+    relus = [node for node in model.graph.node if node.op_type == "Relu" and node.name in placed]
+    return [(node.input[0], node.output[0]) for node in relus if node.input[0] in made and readers.count(node.input[0]) == 1]
 
 
 def _both_sides(amax: float) -> TensorData:

@@ -20,7 +20,8 @@ from torch.export import Dim
 
 from segc.core.contract import CONTRACT_KEY, Contract, Size
 from segc.core.errors import CheckFailed, UserError
-from segc.export.rewrite import push_pointwise_through_resize, split_behind_upsampling
+from segc.export.layout import drop_idle_resizes, fold_image_scale, pool_globally, tokens_as_maps
+from segc.export.rewrite import push_pointwise_through_resize, shrink_constant_maps, split_behind_upsampling
 from segc.export.segc_ops import add_functions, torchscript_symbolics, translation_table
 
 Exporter = Literal["dynamo", "torchscript"]
@@ -30,6 +31,15 @@ OUTPUTS = {"argmax": "class_map", "logits": "logits", "probabilities": "probabil
 OLDEST_OPSET = 17
 DEFAULT_OPSET = 20
 _AXES = {0: "batch", 1: "height", 2: "width"}
+_REWRITES = (
+    drop_idle_resizes,
+    push_pointwise_through_resize,
+    split_behind_upsampling,
+    shrink_constant_maps,
+    pool_globally,
+    tokens_as_maps,
+    fold_image_scale,
+)
 _NOISY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "onnxslim")
 
 
@@ -161,8 +171,8 @@ def _simplify(model: onnx.ModelProto) -> onnx.ModelProto:
         slim: onnx.ModelProto = onnxslim.slim(model)
     except Exception as error:
         raise UserError(f"onnxslim cannot simplify this graph: {_reason(error)}", "Add --no-simplify.") from error
-    push_pointwise_through_resize(slim)
-    split_behind_upsampling(slim)
+    for rewrite in _REWRITES:
+        rewrite(slim)
     return slim
 
 

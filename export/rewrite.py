@@ -1,10 +1,14 @@
-"""Exact rewrites that make a deploy graph cheaper, or quantizable, in every runtime. It is checked against torch after them."""
+"""Exact rewrites of convolutions that read upsampled maps: cheaper, and quantizable in every runtime. The graph is checked after them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
-import onnx
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, helper
+
+from segc.export.surgery import View, add_constant, attributes, drop_unused, put
 
 
 def push_pointwise_through_resize(model: ModelProto) -> int:
@@ -14,163 +18,167 @@ def push_pointwise_through_resize(model: ModelProto) -> int:
     act on different axes and the interpolation weights of a pixel sum to one (so that the bias may be added once). SegFormer's
     and SegNeXt's all-MLP heads spend most of their multiplications there: at 512x512 B0's fusion layer shrinks to a third.
     """
-    model.CopyFrom(onnx.shape_inference.infer_shapes(model))
-    graph = model.graph
-    weights = {item.name: item for item in graph.initializer}
-    makers = {name: node for node in graph.node for name in node.output}
-    users = _count_users(model)
+    view = View(model)
     moved = 0
-    for conv in [node for node in graph.node if node.op_type == "Conv"]:
-        concat = makers.get(conv.input[0])
-        if concat is None or not _is_pointwise(conv, weights) or not _joins_channels(concat) or users[concat.output[0]] > 1:
-            continue
-        channels = _channels(model, concat)
-        if sum(channels) != weights[conv.input[1]].dims[1] or not all(channels):
-            continue
-        sources = [_source(name, count, makers, weights, users) for name, count in zip(concat.input, channels, strict=True)]
-        if not any(resize is not None for _, resize in sources):
-            continue
-        _replace(model, conv, channels, sources, weights)
-        moved += 1
-    if moved:
-        _drop_unused(model)
+    for conv, concat, channels in list(_behind_concat(model, view)):
+        sources = [_source(name, count, view) for name, count in zip(concat.input, channels, strict=True)]
+        if _is_pointwise(conv, view) and any(resize is not None for _, resize in sources):
+            _replace(model, conv, channels, sources, view)
+            moved += 1
+    drop_unused(model)
     return moved
 
 
 def split_behind_upsampling(model: ModelProto) -> int:
-    """Split a convolution of concatenated maps into one of the maps as they are and one of each upsampled map, in place.
+    """Split a convolution of concatenated maps, some of them upsampled, into one for each map, in place.
 
-    ``Conv(Concat(a, Resize(b)))`` equals ``Conv_a(a) + Conv_b(Resize(b))``: the same multiplications and one Add. Each part can then be
-    quantized: OpenVINO computes an int8 convolution wrongly, or in fp32, when a Concat mixes upsampled maps into its input.
+    ``Conv(Concat(a, Resize(b)))`` equals ``Conv_a(a) + Conv_b(Resize(b))``: the same multiplications and an Add for each further map. Where
+    each channel has a filter of its own, it equals ``Concat(Conv_a(a), Conv_b(Resize(b)))``. Each part can then be quantized: OpenVINO
+    computes an int8 convolution wrongly, or in fp32, when a Concat mixes upsampled maps into its input. A Concat that is left then is
+    moved behind the activation, and the convolution that reads it is split in its turn.
 
     Returns:
-        How many were split; grouped convolutions and unknown channel counts stay.
+        How many were split; other grouped convolutions and unknown channel counts stay.
     """
-    model.CopyFrom(onnx.shape_inference.infer_shapes(model))
-    weights = {item.name: item for item in model.graph.initializer}
-    makers = {name: node for node in model.graph.node for name in node.output}
-    users = _count_users(model)
-    split = 0
-    for conv in [node for node in model.graph.node if node.op_type == "Conv" and node.input[1] in weights and _groups(node) == 1]:
-        concat = makers.get(conv.input[0])
-        if concat is None or not _joins_channels(concat) or users[concat.output[0]] > 1:
+    split, joins = 0, set[str]()
+    while True:
+        view = View(model)
+        found = next((item for item in _behind_concat(model, view) if item[1].output[0] in joins or _mixes_upsampled(item[1], view)), None)
+        if found is None:
+            return split
+        joins.add(_split(model, *found, view))
+        drop_unused(model)
+        split += 1
+
+
+def _mixes_upsampled(concat: NodeProto, view: View) -> bool:
+    upsampled = [name for name in concat.input if view.maker(name, "Resize")]
+    return 0 < len(upsampled) < len(concat.input)
+
+
+def shrink_constant_maps(model: ModelProto) -> int:
+    """Run a convolution of a map that was upsampled from one pixel on a few pixels only, in place; returns how many were changed.
+
+    Such a map is constant, so that away from the border every output pixel is the same: a map of (2r+1) x (2r+1) pixels, where r is
+    the padding, holds all the values there are, and two Gathers spread them. The image pooling branch of DeepLab's ASPP is one.
+    """
+    view = View(model)
+    changed = 0
+    for conv in [node for node in model.graph.node if node.op_type == "Conv"]:
+        resize = view.maker(conv.input[0], "Resize")
+        reach = _reach(conv, view)
+        if resize is None or reach is None or not _from_one_pixel(resize, view) or not view.shape(conv.output[0]):
             continue
-        channels = _channels(model, concat)
-        upsampled = [index for index, name in enumerate(concat.input) if name in makers and makers[name].op_type == "Resize"]
-        others = [index for index in range(len(channels)) if index not in upsampled]
-        if upsampled and others and all(channels) and sum(channels) == weights[conv.input[1]].dims[1]:
-            _split(model, conv, concat, channels, [others, *([index] for index in upsampled)], weights)
-            split += 1
-    if split:
-        _drop_unused(model)
-    return split
+        if min(view.shape(conv.output[0])[2:]) > 2 * reach + 1:
+            _shrink(model, conv, resize, reach, view)
+            changed += 1
+    drop_unused(model)
+    return changed
+
+
+def _behind_concat(model: ModelProto, view: View) -> Iterator[tuple[NodeProto, NodeProto, list[int]]]:
+    """(convolution, the channel-wise Concat that it alone reads, channels of each input): ungrouped and depthwise ones."""
+    for conv in model.graph.node:
+        concat = view.maker(conv.input[0], "Concat") if conv.op_type == "Conv" and conv.input[1] in view.constants else None
+        if concat is None or attributes(concat).get("axis") not in (1, -3) or len(concat.input) < 2 or view.users[concat.output[0]] > 1:
+            continue
+        channels = [view.channels(name) for name in concat.input]
+        if all(channels) and (_groups(conv) == 1 or _is_depthwise(conv, sum(channels), view)):
+            yield conv, concat, channels
 
 
 def _groups(conv: NodeProto) -> int:
-    return next((int(item.i) for item in conv.attribute if item.name == "group"), 1)
+    return int(attributes(conv).get("group", 1))
 
 
-def _split(
-    model: ModelProto,
-    conv: NodeProto,
-    concat: NodeProto,
-    channels: list[int],
-    parts: list[list[int]],
-    weights: dict[str, onnx.TensorProto],
-) -> None:
-    """Replace ``conv`` by the sum of one convolution per entry of ``parts`` (indices of the Concat's inputs)."""
-    kernels = np.split(numpy_helper.to_array(weights[conv.input[1]]), np.cumsum(channels)[:-1], axis=1)
+def _is_depthwise(conv: NodeProto, channels: int, view: View) -> bool:
+    return _groups(conv) == channels and view.constants[conv.input[1]].dims[0] == channels
+
+
+def _split(model: ModelProto, conv: NodeProto, concat: NodeProto, channels: list[int], view: View) -> str:
+    """Replace ``conv`` by one convolution per input of the Concat; returns the tensor that joins or sums them."""
+    depthwise = _groups(conv) > 1
+    kernels = _parts(conv.input[1], channels, 0 if depthwise else 1, view)
+    biases = _parts(conv.input[2], channels, 0, view) if depthwise and len(conv.input) > 2 else []
     nodes, outputs = [], []
-    for number, indices in enumerate(parts):
-        kernel = np.ascontiguousarray(np.concatenate([kernels[index] for index in indices], axis=1))
-        model.graph.initializer.append(numpy_helper.from_array(kernel, f"{conv.input[1]}_split{number}"))
-        source = concat.input[indices[0]]
-        if len(indices) > 1:
-            source = f"{conv.output[0]}_joined{number}"
-            names = [concat.input[index] for index in indices]
-            nodes.append(helper.make_node("Concat", names, [source], f"{concat.name}_split{number}", axis=1))
-        bias = list(conv.input[2:]) if number == 0 else []
+    for number, (source, kernel) in enumerate(zip(concat.input, kernels, strict=True)):
+        inputs = [source, add_constant(model, f"{conv.input[1]}_split{number}", kernel)]
+        if biases:
+            inputs.append(add_constant(model, f"{conv.input[2]}_split{number}", biases[number]))
+        elif number == 0:
+            inputs += conv.input[2:]
         outputs.append(f"{conv.output[0]}_split{number}")
-        nodes.append(
-            helper.make_node("Conv", [source, f"{conv.input[1]}_split{number}", *bias], [outputs[-1]], f"{conv.name}_split{number}")
-        )
-        nodes[-1].attribute.extend(conv.attribute)
-    _put(model, conv, [*nodes, *_sum(outputs, conv)])
+        given = attributes(conv) | ({"group": channels[number]} if depthwise else {})
+        nodes.append(helper.make_node("Conv", inputs, [outputs[-1]], f"{conv.name}_split{number}", **given))
+    if not depthwise:
+        put(model, conv, [*nodes, *_sum(outputs, conv)])
+        return str(conv.output[0])
+    return _join(model, conv, nodes, view)
 
 
-def _put(model: ModelProto, old: NodeProto, nodes: list[NodeProto]) -> None:
-    """Put nodes into the place of one."""
-    at = list(model.graph.node).index(old)
-    model.graph.node.remove(old)
-    for offset, node in enumerate(nodes):
-        model.graph.node.insert(at + offset, node)
+def _join(model: ModelProto, conv: NodeProto, parts: list[NodeProto], view: View) -> str:
+    """Put the parts and a Concat of them into the place of ``conv``; a Relu that alone reads it moves before the Concat."""
+    readers = [node for node in model.graph.node if conv.output[0] in node.input]
+    relu = readers[0] if view.users[conv.output[0]] == 1 and readers and readers[0].op_type == "Relu" else None
+    outputs = [part.output[0] for part in parts]
+    end = conv.output[0]
+    if relu is not None:
+        parts = [*parts, *(helper.make_node("Relu", [name], [f"{name}_relu"], f"{relu.name}_{name}") for name in outputs)]
+        outputs, end = [f"{name}_relu" for name in outputs], relu.output[0]
+        model.graph.node.remove(relu)
+    put(model, conv, [*parts, helper.make_node("Concat", outputs, [end], f"{conv.name}_join", axis=1)])
+    return str(end)
 
 
-def _is_pointwise(conv: NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
-    attributes = {item.name: helper.get_attribute_value(item) for item in conv.attribute}
-    plain = all(value == 1 for key in ("strides", "dilations") for value in attributes.get(key, [])) and _groups(conv) == 1
-    kernel = weights.get(conv.input[1])
-    return plain and kernel is not None and list(kernel.dims[2:]) == [1, 1] and not any(attributes.get("pads", []))
+def _parts(name: str, channels: list[int], axis: int, view: View) -> list[NDArray[np.float32]]:
+    """A constant cut at the borders of the Concat's inputs."""
+    value = view.value(name)
+    assert value is not None
+    return [np.ascontiguousarray(part) for part in np.split(value, np.cumsum(channels)[:-1], axis=axis)]
 
 
-def _joins_channels(node: NodeProto) -> bool:
-    axis = next((item.i for item in node.attribute if item.name == "axis"), None)
-    return node.op_type == "Concat" and axis in (1, -3) and len(node.input) > 1
+def _is_pointwise(conv: NodeProto, view: View) -> bool:
+    given = attributes(conv)
+    plain = all(value == 1 for key in ("strides", "dilations") for value in given.get(key, [])) and _groups(conv) == 1
+    return plain and list(view.constants[conv.input[1]].dims[2:]) == [1, 1] and not any(given.get("pads", []))
 
 
-def _source(
-    name: str, channels: int, makers: dict[str, NodeProto], weights: dict[str, onnx.TensorProto], users: dict[str, int]
-) -> tuple[str, NodeProto | None]:
+def _source(name: str, channels: int, view: View) -> tuple[str, NodeProto | None]:
     """(tensor before the upsampling, its Resize); (the tensor itself, None) where nothing can be moved."""
-    node = makers.get(name)
-    if node is None or node.op_type != "Resize" or users[name] > 1:
+    node = view.maker(name, "Resize")
+    if node is None or view.users[name] > 1:
         return name, None
-    attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-    size = numpy_helper.to_array(weights[node.input[3]]) if len(node.input) == 4 and node.input[3] in weights else np.zeros(0)
+    given = attributes(node)
+    size = view.value(node.input[3]) if len(node.input) == 4 else None
     # A crop pads with a constant, other "axes" than all or another channel count would make the size of a part wrong.
-    plain = attributes.get("coordinate_transformation_mode") != b"tf_crop_and_resize" and "axes" not in attributes
-    movable = attributes.get("mode") == b"linear" and plain and len(size) == 4 and size[1] == channels
+    plain = given.get("coordinate_transformation_mode") != b"tf_crop_and_resize" and "axes" not in given
+    movable = given.get("mode") == b"linear" and plain and size is not None and len(size) == 4 and size[1] == channels
     return (node.input[0], node) if movable else (name, None)
 
 
-def _replace(
-    model: ModelProto,
-    conv: NodeProto,
-    channels: list[int],
-    sources: list[tuple[str, NodeProto | None]],
-    weights: dict[str, onnx.TensorProto],
-) -> None:
-    kernel = numpy_helper.to_array(weights[conv.input[1]])
+def _replace(model: ModelProto, conv: NodeProto, channels: list[int], sources: list[tuple[str, NodeProto | None]], view: View) -> None:
+    """Put the sum of the parts into the place of ``conv``; full-size parts come last: runtimes fold an Add into the one before it."""
     bias = conv.input[2] if len(conv.input) > 2 else ""
-    nodes, parts, start = [], [], 0
-    for index, ((source, resize), width) in enumerate(zip(sources, channels, strict=True)):
+    kernels = _parts(conv.input[1], channels, 1, view)
+    nodes, small, full = [], [], []
+    for index, ((source, resize), kernel) in enumerate(zip(sources, kernels, strict=True)):
         name = f"{conv.output[0]}_part{index}"
-        part = numpy_helper.from_array(np.ascontiguousarray(kernel[:, start : start + width]), f"{conv.input[1]}_part{index}")
-        model.graph.initializer.append(part)
-        inputs = [source, part.name, *([bias] if bias and index == 0 else [])]
+        inputs = [source, add_constant(model, f"{conv.input[1]}_part{index}", kernel), *([bias] if bias and index == 0 else [])]
         nodes.append(helper.make_node("Conv", inputs, [name], f"{conv.name}_part{index}", kernel_shape=[1, 1]))
-        if resize is not None:
-            nodes.append(_resized(model, resize, name, len(kernel), weights))
-            name = nodes[-1].output[0]
-        parts.append(name)
-        start += width
-    _put(model, conv, [*nodes, *_sum(parts, conv)])
+        if resize is None:
+            full.append(name)
+        else:
+            nodes.append(_resized(model, resize, name, len(kernel), view))
+            small.append(nodes[-1].output[0])
+    put(model, conv, [*nodes, *_sum([*small, *full], conv)])
 
 
-def _channels(model: ModelProto, concat: NodeProto) -> list[int]:
-    """Channels of each input of a Concat of (N, C, H, W) maps; 0 where they are not known."""
-    shapes = {item.name: item.type.tensor_type.shape.dim for item in [*model.graph.value_info, *model.graph.input]}
-    return [shapes[name][1].dim_value if len(shapes.get(name, ())) == 4 else 0 for name in concat.input]
-
-
-def _resized(model: ModelProto, resize: NodeProto, name: str, channels: int, weights: dict[str, onnx.TensorProto]) -> NodeProto:
+def _resized(model: ModelProto, resize: NodeProto, name: str, channels: int, view: View) -> NodeProto:
     """The Resize of one part: as the old one, for another number of channels."""
-    size = numpy_helper.to_array(weights[resize.input[3]]).copy()
-    size[1] = channels
-    model.graph.initializer.append(numpy_helper.from_array(size, f"{name}_size"))
-    node = helper.make_node("Resize", [name, "", "", f"{name}_size"], [f"{name}_resized"], f"{resize.name}_{name}")
-    node.attribute.extend(resize.attribute)
-    return node
+    size = view.value(resize.input[3])
+    assert size is not None
+    wanted = add_constant(model, f"{name}_size", np.array([size[0], channels, *size[2:]], np.int64))
+    return helper.make_node("Resize", [name, "", "", wanted], [f"{name}_resized"], f"{resize.name}_{name}", **attributes(resize))
 
 
 def _sum(parts: list[str], conv: NodeProto) -> list[NodeProto]:
@@ -183,22 +191,35 @@ def _sum(parts: list[str], conv: NodeProto) -> list[NodeProto]:
     return nodes
 
 
-def _count_users(model: ModelProto) -> dict[str, int]:
-    users: dict[str, int] = {item.name: 1 for item in model.graph.output}
-    for node in model.graph.node:
-        for name in node.input:
-            users[name] = users.get(name, 0) + 1
-    return users
+def _reach(conv: NodeProto, view: View) -> int | None:
+    """Pixels of padding on each side of a convolution that keeps the size of a map; None for others."""
+    given = attributes(conv)
+    kernel = view.constants.get(conv.input[1])
+    pads, dilations = given.get("pads", [0] * 4), given.get("dilations", [1, 1])
+    if kernel is None or len(kernel.dims) != 4 or any(stride != 1 for stride in given.get("strides", [])):
+        return None
+    spans = [dilation * (size - 1) for dilation, size in zip(dilations, kernel.dims[2:], strict=True)]
+    return pads[0] if len(set(pads)) == 1 and spans == [2 * pads[0]] * 2 else None
 
 
-def _drop_unused(model: ModelProto) -> None:
-    """Remove nodes and initializers that nothing reads any more."""
-    while True:
-        used = set(_count_users(model))
-        dead = [node for node in model.graph.node if not used & set(node.output)]
-        if not dead:
-            break
-        for node in dead:
-            model.graph.node.remove(node)
-    for item in [item for item in model.graph.initializer if item.name not in used]:
-        model.graph.initializer.remove(item)
+def _from_one_pixel(resize: NodeProto, view: View) -> bool:
+    return view.shape(resize.input[0])[2:] == [1, 1] and attributes(resize).get("coordinate_transformation_mode") != b"tf_crop_and_resize"
+
+
+def _shrink(model: ModelProto, conv: NodeProto, resize: NodeProto, reach: int, view: View) -> None:
+    side = 2 * reach + 1
+    batch, channels, _, _ = view.shape(resize.input[0])
+    name = conv.output[0]
+    size = add_constant(model, f"{name}_small_size", np.array([batch, channels, side, side], np.int64))
+    small, resized = f"{name}_small", f"{name}_small_in"
+    nodes = [helper.make_node("Resize", [resize.input[0], "", "", size], [resized], f"{resize.name}_small", **attributes(resize))]
+    nodes.append(helper.make_node("Conv", [resized, *conv.input[1:]], [small], conv.name, **attributes(conv)))
+    source = small
+    for axis in (3, 2):
+        length = view.shape(name)[axis]
+        index = np.concatenate([np.arange(reach), np.full(length - 2 * reach, reach), np.arange(reach + 1, side)])
+        where = add_constant(model, f"{name}_where{axis}", index.astype(np.int64))
+        output = name if axis == 2 else f"{name}_wide"
+        nodes.append(helper.make_node("Gather", [source, where], [output], f"{conv.name}_spread{axis}", axis=axis))
+        source = output
+    put(model, conv, nodes)

@@ -108,7 +108,7 @@ class _Graph:
 
     def __init__(self, model: ModelProto, contract: Contract) -> None:
         self.contract = contract
-        twin, self.axis = _with_logits(model) if contract.output == "argmax" else (None, 1)
+        twin = _with_logits(model) if contract.output == "argmax" else None
         try:
             self.shipped = _session(model)
             self.twin = _session(twin) if twin is not None else None
@@ -124,7 +124,6 @@ class _Graph:
             size = "x".join(map(str, images.shape[:3]))
             other = "" if None not in (self.contract.batch, self.contract.height) else " Give a fixed --input-size and --batch."
             raise CheckFailed(f"ONNX Runtime cannot run the exported graph on {size} images.{other} ({_first_line(error)})") from error
-        logits = np.moveaxis(logits, self.axis, 1)
         return (found if self.twin is not None else logits.argmax(1)), logits
 
 
@@ -140,15 +139,17 @@ def _session(model: ModelProto) -> Any:
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def _with_logits(model: ModelProto) -> tuple[ModelProto, int]:
-    """A copy of the graph whose second output is what its argmax decides on, and the axis of the classes in it."""
+def _with_logits(model: ModelProto) -> ModelProto:
+    """A copy of the graph whose second output is what its argmax decides on: the logits (N, K, H, W)."""
     twin = ModelProto()
     twin.CopyFrom(model)
-    argmax = _argmax_node(twin)
-    axis = next((attribute.i for attribute in argmax.attribute if attribute.name == "axis"), 0)
-    twin.graph.node.append(onnx.helper.make_node("Identity", [argmax.input[0]], [_TWIN]))
+    makers = {name: node for node in twin.graph.node for name in node.output}
+    name = _argmax_node(twin).input[0]
+    while makers[name].op_type in ("Reshape", "Transpose"):
+        name = makers[name].input[0]
+    twin.graph.node.append(onnx.helper.make_node("Identity", [name], [_TWIN]))
     twin.graph.output.append(onnx.helper.make_tensor_value_info(_TWIN, onnx.TensorProto.FLOAT, None))
-    return twin, axis
+    return twin
 
 
 def _argmax_node(model: ModelProto) -> NodeProto:

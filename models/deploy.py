@@ -18,6 +18,7 @@ __all__ = ["DeployModule", "contract_from_config"]
 # tenth of the pixels (its integer arithmetic is coarser). Ties are frequent (weights of 1/2, 1/4) and go up, as in OpenCV; the
 # excess over 0.5 keeps every runtime on that side whatever the order of its sums.
 _HALF_UP = 0.5 + 2**-10
+_FEW_CLASSES = 16
 
 
 class DeployModule(nn.Module):
@@ -117,9 +118,7 @@ class DeployModule(nn.Module):
         logits = self.class_logits(logits)
         if self.contract.output == "logits":
             return logits
-        # Over the last axis: runtimes find the largest of neighbours in memory faster than of planes far apart.
-        classes = logits.permute(0, 2, 3, 1).argmax(-1)
-        return classes.to(torch.uint8 if self.contract.num_classes <= 256 else torch.int32)
+        return _largest_class(logits).to(torch.uint8 if self.contract.num_classes <= 256 else torch.int32)
 
     def _resize_back(self, logits: Tensor, height: int, width: int) -> Tensor:
         """Logits at the image's size; nothing to do for a graph that resizes nothing."""
@@ -127,6 +126,18 @@ class DeployModule(nn.Module):
         if not resized or tuple(logits.shape[2:]) == (height, width):
             return logits
         return F.interpolate(logits, (height, width), mode="bilinear", align_corners=self.contract.align_corners)
+
+
+def _largest_class(logits: Tensor) -> Tensor:
+    """Index of the largest of the logits (N, K, H, W): (N, H, W), by the axis that CPU runtimes search fastest.
+
+    Measured at 512x512: with few classes OpenVINO takes two thirds of the time over planes, with 150 ONNX Runtime takes a third over
+    neighbours in memory. Without the flattening ONNX Runtime would undo the permutation, and OpenVINO keep a layout it is slow in.
+    """
+    size = (logits.shape[0], logits.shape[2], logits.shape[3])
+    if logits.shape[1] <= _FEW_CLASSES:
+        return logits.flatten(2).argmax(1).view(size)
+    return logits.permute(0, 2, 3, 1).flatten(0, 2).argmax(-1).view(size)
 
 
 def _has_standard_predict(head: nn.Module) -> bool:

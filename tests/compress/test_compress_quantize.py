@@ -17,7 +17,7 @@ import segc.compress.quantize as module
 from segc.calib.calibrate import calibrate
 from segc.calib.table import read_table, write_table
 from segc.compress.placement import place
-from segc.compress.qdq import insert_qdq
+from segc.compress.qdq import insert_qdq, share_ranges
 from segc.compress.quantize import quantize_bundle, quantize_graph
 from segc.core.contract import CONTRACT_KEY
 from segc.core.errors import CheckFailed, UserError
@@ -28,7 +28,7 @@ from segc.runtime.bundle import graph_path, read_manifest
 from segc.runtime.runner import open_runner
 from segc.runtime.segmenter import Segmenter
 
-PLACED = ["stem", "inner", "residual", "down", "up"]
+PLACED = ["stem", "inner", "residual", "down"]
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +87,25 @@ def test_form_of_the_graph(quantized: Path) -> None:
     assert values[pair.input[1]] == pytest.approx(ranges["scaled"] / 127, rel=0.01)
 
 
+def test_a_relu_and_what_it_reads_share_a_range(calibrated: Path) -> None:
+    """The values below zero are lost anyway: they must not coarsen the others."""
+    model = small_model()
+    nodes = list(model.graph.node)
+    at = [node.name for node in nodes].index("down")
+    model.graph.node.insert(at, helper.make_node("Relu", ["residual"], ["positive"], "rectify"))
+    next(node for node in model.graph.node if node.name == "down").input[0] = "positive"
+    ranges = dict.fromkeys(read_table(calibrated / "calibration.json").ranges, 8.0) | {"positive": 2.0}
+    shared = share_ranges(model, place(model), ranges)
+    assert shared["positive"] == 2.0 and shared["residual"] == 8.0, "residual is read by the Concat too"
+    next(node for node in model.graph.node if node.name == "joined").input[0] = "positive"
+    assert share_ranges(model, place(model), ranges)["residual"] == 2.0
+
+
 def test_manifest_says_what_was_done(quantized: Path) -> None:
     manifest = read_manifest(quantized)
     graph_path(quantized, manifest, "int8")
     notes = manifest.graphs["int8"].notes
-    assert notes["quantized_nodes"] == len(PLACED) and set(notes["kept_in_float"]) == {"joined", "mix", "classify", "argmax"}
+    assert notes["quantized_nodes"] == len(PLACED) and set(notes["kept_in_float"]) == {"up", "joined", "mix", "classify", "argmax"}
     assert notes["calibration"]["method"] == "minmax" and notes["calibration"]["images"] == 3
     assert manifest.graphs["int8"].parity["n_images"] == 3 and manifest.graphs["int8"].parity["pixel_agreement"] > 0.95
 

@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from segc.export.rewrite import push_pointwise_through_resize, split_behind_upsampling
+from segc.export.rewrite import push_pointwise_through_resize, shrink_constant_maps, split_behind_upsampling
 
 SIZES = ((12, 16), (6, 8), (3, 4))
 
@@ -169,3 +169,71 @@ def test_grouped_convolutions_are_not_split() -> None:
     mix = next(node for node in model.graph.node if node.name == "mix")
     mix.attribute.append(helper.make_attribute("group", 2))
     assert split_behind_upsampling(model) == 0
+
+
+def depthwise_head() -> ModelProto:
+    """DeepLabV3+'s: Concat(a, Resize(b)) -> depthwise 3x3 -> Relu -> pointwise -> Relu."""
+    random = np.random.default_rng(0)
+    shapes = {"x0": [1, 3, *SIZES[0]], "x1": [1, 5, *SIZES[1]]}
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    values = {
+        "size": np.array([1, 5, *SIZES[0]], np.int64),
+        "dw": random.normal(size=(8, 1, 3, 3)).astype(np.float32),
+        "db": random.normal(size=8).astype(np.float32),
+        "pw": random.normal(size=(4, 8, 1, 1)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Resize", ["x1", "", "", "size"], ["up"], "up", mode="linear"),
+        helper.make_node("Concat", ["x0", "up"], ["joined"], "concat", axis=1),
+        helper.make_node("Conv", ["joined", "dw", "db"], ["deep"], "deep", group=8, pads=[1] * 4),
+        helper.make_node("Relu", ["deep"], ["positive"], "relu"),
+        helper.make_node("Conv", ["positive", "pw"], ["point"], "point"),
+        helper.make_node("Relu", ["point"], ["y"], "last"),
+    ]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    constants = [numpy_helper.from_array(value, name) for name, value in values.items()]
+    made = helper.make_graph(nodes, "g", inputs, outputs, constants)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def test_a_depthwise_convolution_is_split_and_so_is_what_reads_it() -> None:
+    model, copy = depthwise_head(), depthwise_head()
+    assert split_behind_upsampling(copy) == 2
+    onnx.checker.check_model(copy, full_check=True)
+    assert not nodes_of(copy, "Concat") and len(nodes_of(copy, "Conv")) == 4 and len(nodes_of(copy, "Add")) == 1
+    np.testing.assert_allclose(run(copy)[0], run(model)[0], rtol=1e-4, atol=1e-5)
+
+
+def constant_map(kernel: int, dilation: int, pad: int, size: int, stride: int = 1, source: int = 1) -> ModelProto:
+    """Image pooling: one pixel -> Resize -> Conv."""
+    random = np.random.default_rng(0)
+    values = {
+        "size": np.array([1, 3, size, size + 2], np.int64),
+        "w": random.normal(size=(4, 3, kernel, kernel)).astype(np.float32),
+        "b": random.normal(size=4).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Resize", ["x0", "", "", "size"], ["up"], "up", mode="linear"),
+        helper.make_node("Conv", ["up", "w", "b"], ["y"], "conv", pads=[pad] * 4, dilations=[dilation] * 2, strides=[stride] * 2),
+    ]
+    inputs = [helper.make_tensor_value_info("x0", TensorProto.FLOAT, [1, 3, source, source])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    constants = [numpy_helper.from_array(value, name) for name, value in values.items()]
+    made = helper.make_graph(nodes, "g", inputs, outputs, constants)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.mark.parametrize(("kernel", "dilation", "pad", "size"), [(3, 1, 1, 9), (3, 1, 1, 4), (1, 1, 0, 5), (3, 3, 3, 12), (5, 1, 2, 8)])
+def test_a_convolution_of_a_constant_map_is_run_on_few_pixels(kernel: int, dilation: int, pad: int, size: int) -> None:
+    model, copy = (constant_map(kernel, dilation, pad, size) for _ in range(2))
+    assert shrink_constant_maps(copy) == 1
+    onnx.checker.check_model(copy, full_check=True)
+    np.testing.assert_allclose(run(copy)[0], run(model)[0], rtol=1e-4, atol=1e-5)
+    resize = nodes_of(copy, "Resize")[0]
+    sides = next(numpy_helper.to_array(item) for item in copy.graph.initializer if item.name == resize.input[3])[2:]
+    assert list(sides) == [2 * pad + 1] * 2
+
+
+@pytest.mark.parametrize("case", [(3, 1, 1, 3), (3, 1, 0, 9), (3, 1, 1, 9, 2), (3, 1, 1, 9, 1, 2)])
+def test_other_maps_are_convolved_whole(case: tuple[int, ...]) -> None:
+    assert shrink_constant_maps(constant_map(*case)) == 0
