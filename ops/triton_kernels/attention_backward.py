@@ -17,16 +17,17 @@ from segc.ops.triton_kernels.attention_bias import bias_gradient
 from segc.ops.triton_kernels.attention_forward import grid, key_range, problem, strides
 from segc.ops.triton_kernels.attention_plan import Tiles, choose_tiles
 from segc.ops.triton_kernels.attention_tiles import (
+    LOG2E,
     dense,
     first_query,
     last_query,
     locate,
-    logits,
     loop_positions,
     per_head,
     place,
     positions,
     read,
+    unscaled_bias,
     write,
 )
 from segc.ops.triton_kernels.launch import Launch
@@ -60,12 +61,12 @@ def _attention_backward_queries(
         present = (key_rows < end[0]) & (key_columns < end[1])
         keys = read(k, k_strides, home, key_rows, key_columns, present, HEAD_DIM, WIDTH, ALIGNMENT)
         values = read(v, v_strides, home, key_rows, key_columns, present, HEAD_DIM, WIDTH, ALIGNMENT)
-        products = tl.dot(queries, tl.trans(keys), input_precision="ieee", out_dtype=SUM)
-        scores = logits(
-            products, rpb, home[1], (rows[:, None], columns[:, None]), (key_rows[None, :], key_columns[None, :]), size,
-            SCALE, KERNEL_ROWS, KERNEL_COLUMNS,
+        start = unscaled_bias(
+            rpb, home[1], (rows[:, None], columns[:, None]), (key_rows[None, :], key_columns[None, :]), size,
+            SCALE, KERNEL_ROWS, KERNEL_COLUMNS, SUM,
         )  # fmt: skip
-        weights = tl.exp2(scores - base[:, None])
+        scores = tl.dot(queries, tl.trans(keys), start, input_precision="ieee", out_dtype=SUM)
+        weights = tl.exp2(scores * (SCALE * LOG2E) - base[:, None])
         slopes = weights * (tl.dot(change, tl.trans(values), input_precision="ieee", out_dtype=SUM) - mean[:, None])
         sums = tl.dot(slopes.to(keys.dtype), keys, sums, input_precision="ieee", out_dtype=SUM)
     write(
@@ -100,12 +101,12 @@ def _attention_backward_keys(
         base = tl.load(lse + scalars, mask=present, other=float("inf"))
         mean = tl.load(delta + scalars, mask=present, other=0.0)
         query_rows, query_columns = tl.minimum(query_rows, size[0] - 1), tl.minimum(query_columns, size[1] - 1)
-        products = tl.dot(keys, tl.trans(queries), input_precision="ieee", out_dtype=SUM)
-        scores = logits(
-            products, rpb, home[1], (query_rows[None, :], query_columns[None, :]), (rows[:, None], columns[:, None]), size,
-            SCALE, KERNEL_ROWS, KERNEL_COLUMNS,
+        start = unscaled_bias(
+            rpb, home[1], (query_rows[None, :], query_columns[None, :]), (rows[:, None], columns[:, None]), size,
+            SCALE, KERNEL_ROWS, KERNEL_COLUMNS, SUM,
         )  # fmt: skip
-        weights = tl.exp2(scores - base[None, :])
+        scores = tl.dot(keys, tl.trans(queries), start, input_precision="ieee", out_dtype=SUM)
+        weights = tl.exp2(scores * (SCALE * LOG2E) - base[None, :])
         value_sums = tl.dot(weights.to(change.dtype), change, value_sums, input_precision="ieee", out_dtype=SUM)
         slopes = weights * (tl.dot(values, tl.trans(change), input_precision="ieee", out_dtype=SUM) - mean[None, :])
         key_sums = tl.dot(slopes.to(queries.dtype), queries, key_sums, input_precision="ieee", out_dtype=SUM)

@@ -36,16 +36,16 @@ def _attention_backward_bias(
     query, key = tl.arange(0, QUERIES), chunk * KEYS + tl.arange(0, KEYS)
     entry = key[None, :] - query[:, None]
     table = (head * TABLE_ROWS + table_row) * TABLE_COLUMNS
-    bias = tl.load(rpb + table + entry, mask=(entry >= 0) & (entry < TABLE_COLUMNS), other=0.0).to(SUM) * LOG2E
+    bias = tl.load(rpb + table + entry, mask=(entry >= 0) & (entry < TABLE_COLUMNS), other=0.0).to(SUM) * (1 / SCALE)
     sums = tl.zeros([QUERIES, KEYS], SUM)
     share = tl.cdiv(items, tl.num_programs(0))
     for item in range(tl.program_id(0) * share, tl.minimum((tl.program_id(0) + 1) * share, items)):
         home, size, first, row = _strip(item, head, height, width, dilation, QUERIES, SEGMENT)
         columns, key_columns = first + query, first - (KERNEL_COLUMNS - 1) + key
-        start = window_start(columns, size[1], KERNEL_COLUMNS)
         inside, present = columns < size[1], (key_columns >= 0) & (key_columns < size[1])
-        away = key_columns[None, :] - start[:, None]
+        away = key_columns[None, :] - window_start(columns, size[1], KERNEL_COLUMNS)[:, None]
         seen = (away >= 0) & (away < KERNEL_COLUMNS) & inside[:, None]
+        start = tl.where(seen, bias, -float("inf"))
         begin, end = _rows_at(distance, size[0], KERNEL_ROWS)
         begin, end = tl.maximum(begin, row), tl.minimum(end, row + SEGMENT)
         end = tl.where(tl.max(tl.max(seen.to(tl.int32), 1), 0) > 0, end, begin)
@@ -57,8 +57,8 @@ def _attention_backward_bias(
             scalars = place(home, per_head(height, width, heads), at, columns, 1)
             base = tl.load(lse + scalars, mask=inside, other=0.0)
             mean = tl.load(delta + scalars, mask=inside, other=0.0)
-            scores = tl.dot(queries, tl.trans(keys), input_precision="ieee", out_dtype=SUM) * (SCALE * LOG2E) + bias
-            weights = tl.exp2(tl.where(seen, scores, -float("inf")) - base[:, None])
+            scores = tl.dot(queries, tl.trans(keys), start, input_precision="ieee", out_dtype=SUM)
+            weights = tl.exp2(scores * (SCALE * LOG2E) - base[:, None])
             sums += weights * (tl.dot(change, tl.trans(values), input_precision="ieee", out_dtype=SUM) - mean[:, None])
     _write_diagonals(partial, sums, table + heads * (TABLE_ROWS * TABLE_COLUMNS) * _part(chunk), chunk * KEYS, TABLE_COLUMNS, QUERIES, KEYS)
 

@@ -19,14 +19,15 @@ from segc.ops.checks import Window
 from segc.ops.reference import accumulation_dtype
 from segc.ops.triton_kernels.attention_plan import Tiles, alignment, choose_tiles, padded
 from segc.ops.triton_kernels.attention_tiles import (
+    LOG2E,
     dense,
     locate,
-    logits,
     loop_positions,
     per_head,
     place,
     positions,
     read,
+    unscaled_bias,
     window_start,
     write,
 )
@@ -57,29 +58,24 @@ def _attention_forward(
         present = (key_rows < end[0]) & (key_columns < end[1])
         keys = read(k, k_strides, home, key_rows, key_columns, present, HEAD_DIM, WIDTH, ALIGNMENT)
         values = read(v, v_strides, home, key_rows, key_columns, present, HEAD_DIM, WIDTH, ALIGNMENT)
-        products = tl.dot(queries, tl.trans(keys), input_precision="ieee", out_dtype=SUM)
-        scores = logits(
-            products, rpb, home[1], (rows[:, None], columns[:, None]), (key_rows[None, :], key_columns[None, :]), size,
-            SCALE, KERNEL_ROWS, KERNEL_COLUMNS,
+        start = unscaled_bias(
+            rpb, home[1], (rows[:, None], columns[:, None]), (key_rows[None, :], key_columns[None, :]), size,
+            SCALE, KERNEL_ROWS, KERNEL_COLUMNS, SUM,
         )  # fmt: skip
+        scores = tl.dot(queries, tl.trans(keys), start, input_precision="ieee", out_dtype=SUM)
         higher = tl.maximum(highest, tl.max(scores, 1))
         # A query that has seen no key yet has no maximum: 0 keeps exp2(-inf - maximum) at 0 and not NaN.
-        base = tl.where(higher == -float("inf"), 0.0, higher)
-        weights = tl.exp2(scores - base[:, None])
-        fade = tl.exp2(highest - base)
+        base = tl.where(higher == -float("inf"), 0.0, higher) * (SCALE * LOG2E)
+        weights = tl.exp2(scores * (SCALE * LOG2E) - base[:, None])
+        fade = tl.exp2(highest * (SCALE * LOG2E) - base)
         total = total * fade + tl.sum(weights, 1)
         sums = tl.dot(weights.to(values.dtype), values, sums * fade[:, None], input_precision="ieee", out_dtype=SUM)
         highest = higher
-    write(
-        out,
-        place(home, dense(height, width, heads, HEAD_DIM), rows, columns, HEAD_DIM & -HEAD_DIM),
-        inside,
-        sums / total[:, None],
-        HEAD_DIM,
-        WIDTH,
-    )
+    offset = place(home, dense(height, width, heads, HEAD_DIM), rows, columns, HEAD_DIM & -HEAD_DIM)
+    write(out, offset, inside, sums / total[:, None], HEAD_DIM, WIDTH)
     if lse is not None:
-        tl.store(lse + place(home, per_head(height, width, heads), rows, columns, 1), highest + tl.log2(total), mask=inside)
+        offset = place(home, per_head(height, width, heads), rows, columns, 1)
+        tl.store(lse + offset, highest * (SCALE * LOG2E) + tl.log2(total), mask=inside)
 
 
 @triton.jit
@@ -96,6 +92,8 @@ def forward(
     q: Tensor, k: Tensor, v: Tensor, window: Window, scale: float, rpb: Tensor | None, with_lse: bool, tiles: Tiles | None = None
 ) -> tuple[Tensor, Tensor | None, list[Launch]]:
     """The launch that computes ``segc.ops.attention.neighborhood_attention_2d`` of checked arguments, and where the result will be.
+
+    The scale must be positive: the kernels look for the highest logit before they scale it.
 
     Returns:
         The output, contiguous; with ``with_lse`` (batch, heads, height, width), log2 of the sum of the exponentials of each query's logits,

@@ -127,18 +127,18 @@ def bias_code(rows, columns, KERNEL_COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def logits(
-    products, rpb, head, queries, keys, size, SCALE: tl.constexpr, KERNEL_ROWS: tl.constexpr, KERNEL_COLUMNS: tl.constexpr
+def unscaled_bias(
+    rpb, head, queries, keys, size, SCALE: tl.constexpr, KERNEL_ROWS: tl.constexpr, KERNEL_COLUMNS: tl.constexpr, SUM: tl.constexpr
 ):  # fmt: skip
-    """Scaled products plus bias, times log2(e) since exp2 is one instruction; -inf where a query does not see a key.
+    """What a product of queries and keys starts from, before the scale: the bias, and what softmax takes to 0 where a key is not seen.
 
-    ``queries`` and ``keys`` are (rows, columns) along the axes of ``products`` that they lie on. The queries must lie in the map, or the
-    bias table is read beyond its end.
+    As the first summand of the product it costs no instruction, and the compiler keeps the logits where the tensor cores left them.
+    ``queries`` and ``keys`` are (rows, columns) along the axes they lie on. The queries must lie in the map, or the bias table is read
+    beyond its end.
     """
-    values = products * (SCALE * LOG2E)
     seen = visible(queries, keys, size, KERNEL_ROWS, KERNEL_COLUMNS)
-    if rpb is not None:
-        table = head * ((2 * KERNEL_ROWS - 1) * (2 * KERNEL_COLUMNS - 1)) + bias_code(KERNEL_ROWS - 1, KERNEL_COLUMNS - 1, KERNEL_COLUMNS)
-        step = bias_code(keys[0], keys[1], KERNEL_COLUMNS) - bias_code(queries[0], queries[1], KERNEL_COLUMNS)
-        values += tl.load(rpb + table + step, mask=seen, other=0.0).to(values.dtype) * LOG2E
-    return tl.where(seen, values, -float("inf"))
+    if rpb is None:
+        return tl.where(seen, 0.0, -float("inf")).to(SUM)
+    table = head * ((2 * KERNEL_ROWS - 1) * (2 * KERNEL_COLUMNS - 1)) + bias_code(KERNEL_ROWS - 1, KERNEL_COLUMNS - 1, KERNEL_COLUMNS)
+    step = bias_code(keys[0], keys[1], KERNEL_COLUMNS) - bias_code(queries[0], queries[1], KERNEL_COLUMNS)
+    return tl.load(rpb + table + step, mask=seen, other=-float("inf")).to(SUM) * (1 / SCALE)

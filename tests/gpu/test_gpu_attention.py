@@ -11,7 +11,7 @@ from benchmarks.gpu_attention import Order, bias_of, block_mask
 from segc.core.errors import UserError
 from segc.ops.attention import neighborhood_attention_2d
 from segc.ops.reference import neighborhood_attention_2d as definition
-from tests.ops.attention_cases import SCALE, TOLERANCE, Arrays, Case, arrays, reference, worst
+from tests.ops.attention_cases import TOLERANCE, Arrays, Case, arrays, reference, worst
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 HALF, BFLOAT = torch.float16, torch.bfloat16
@@ -31,6 +31,7 @@ CASES = {
     "largest kernel": Case((1, 70, 66, 1, 32), (63, 63), dtype=HALF),
     "largest head": Case((1, 20, 20, 1, 256), (7, 7)),
     "no bias": Case((2, 31, 33, 2, 128), (7, 7), dtype=HALF, bias=None),
+    "negative scale": Case((1, 17, 14, 1, 32), (5, 5), scale=-0.3),
     "float64": Case((1, 21, 19, 2, 32), (5, 7), dtype=torch.float64, bias=torch.float64),
 }
 
@@ -38,7 +39,7 @@ CASES = {
 def _on_gpu(case: Case) -> Arrays:
     images, bias, grad = case.tensors("cuda")
     inputs = [tensor.requires_grad_() for tensor in (*images, *([] if bias is None else [bias]))]
-    out = neighborhood_attention_2d(*inputs[:3], case.kernel, case.dilation, SCALE, None if bias is None else inputs[3])
+    out = neighborhood_attention_2d(*inputs[:3], case.kernel, case.dilation, case.scale, None if bias is None else inputs[3])
     return arrays([out, *torch.autograd.grad(out, inputs, grad)])
 
 
@@ -67,7 +68,7 @@ def test_gpu_operator_attends_alike_without_a_gradient_and_when_compiled() -> No
 @needs_gpu
 def test_gpu_operator_passes_opcheck() -> None:
     (q, k, v), bias, _ = Case((1, 12, 12, 2, 32), (5, 5)).tensors("cuda")
-    torch.library.opcheck(torch.ops.segc.neighborhood_attention_2d.default, (q, k, v, (5, 5), (1, 1), SCALE, bias))
+    torch.library.opcheck(torch.ops.segc.neighborhood_attention_2d.default, (q, k, v, (5, 5), (1, 1), 0.3, bias))
 
 
 @needs_gpu
@@ -99,8 +100,8 @@ def test_flex_attention_of_the_benchmark_attends_as_ours(tile: tuple[int, int]) 
     order = Order(8, 12, tile)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return flex_attention(q, k, v, score_mod=bias_of(order, 5, bias), block_mask=block_mask(order, 5, q.device), scale=SCALE)
+        return flex_attention(q, k, v, score_mod=bias_of(order, 5, bias), block_mask=block_mask(order, 5, q.device), scale=0.3)
 
     found = attend(*(order.sequence(image) for image in (q, k, v)))
-    wanted = order.sequence(definition(q, k, v, (5, 5), (1, 1), SCALE, bias))
+    wanted = order.sequence(definition(q, k, v, (5, 5), (1, 1), 0.3, bias))
     assert (found - wanted).abs().max() <= 1e-5

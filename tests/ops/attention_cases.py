@@ -21,7 +21,7 @@ from segc.ops.triton_kernels.attention_bias import _rows_at
 from segc.ops.triton_kernels.attention_tiles import first_query, last_query
 
 Arrays = list[NDArray[np.float64]]
-SCALE = 0.3
+LEAST = 1e-6  # below it a number counts as 0
 # Largest difference from the reference, as a share of its largest number: some roundings of each type.
 TOLERANCE = {torch.float64: 1e-14, torch.float32: 2e-6, torch.float16: 1.5e-3, torch.bfloat16: 2e-2}
 
@@ -36,6 +36,7 @@ class Case:
     dtype: torch.dtype = torch.float32
     bias: torch.dtype | None = torch.float32
     first: bool = False
+    scale: float = 0.3
 
     @property
     def window(self) -> Window:
@@ -60,7 +61,7 @@ def reference(case: Case, device: str = "cpu") -> Arrays:
     """Output, dq, dk, dv and, with a bias, its gradient, in float64, of the numbers that the type holds."""
     images, bias, grad = case.tensors(device)
     inputs = [tensor.double().requires_grad_() for tensor in (*images, *([] if bias is None else [bias]))]
-    out = neighborhood_attention_2d(*inputs[:3], case.kernel, case.dilation, SCALE, None if bias is None else inputs[3])
+    out = neighborhood_attention_2d(*inputs[:3], case.kernel, case.dilation, case.scale, None if bias is None else inputs[3])
     return arrays([out, *torch.autograd.grad(out, inputs, grad.double())])
 
 
@@ -72,15 +73,15 @@ def arrays(tensors: list[Tensor]) -> Arrays:
 def worst(found: Arrays, wanted: Arrays) -> dict[str, float]:
     """Largest difference as a share of the largest number wanted, by name."""
     names = ("out", "dq", "dk", "dv", "drpb")[: len(wanted)]
-    return {name: float(abs(a - b).max() / abs(b).max()) for name, a, b in zip(names, found, wanted, strict=True)}
+    return {name: float(abs(a - b).max() / max(abs(b).max(), LEAST)) for name, a, b in zip(names, found, wanted, strict=True)}
 
 
 def solve(case: Case) -> Arrays:
     """What ``reference`` returns, by the kernels."""
     _widen_bfloat16()
     (q, k, v), bias, grad = case.tensors()
-    out, lse = attention.attention_with_lse(q, k, v, case.window, SCALE, bias)
-    return arrays([out, *attention.attention_backward(grad, q, k, v, case.window, SCALE, bias, out, lse)])
+    out, lse = attention.attention_with_lse(q, k, v, case.window, case.scale, bias)
+    return arrays([out, *attention.attention_backward(grad, q, k, v, case.window, case.scale, bias, out, lse)])
 
 
 def differentiate(case: Case) -> tuple[Arrays, Arrays]:
@@ -88,9 +89,9 @@ def differentiate(case: Case) -> tuple[Arrays, Arrays]:
     images, bias, grad = case.tensors()
     assert bias is not None
     inputs = [tensor.requires_grad_() for tensor in (*images, bias)]
-    out = attention_cuda.training_attention(*inputs[:3], case.kernel, case.dilation, SCALE, bias)
+    out = attention_cuda.training_attention(*inputs[:3], case.kernel, case.dilation, case.scale, bias)
     q, k, v = (tensor.detach() for tensor in images)
-    again = attention_cuda.attention_backward(grad, q, k, v, case.kernel, case.dilation, SCALE, bias.detach())
+    again = attention_cuda.attention_backward(grad, q, k, v, case.kernel, case.dilation, case.scale, bias.detach())
     return arrays([out, *torch.autograd.grad(out, inputs, grad)]), arrays(list(again))
 
 

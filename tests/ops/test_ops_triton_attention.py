@@ -23,11 +23,13 @@ from tests.ops.triton_worker import interpreter
 CASES = {
     "kernel as large as the map": Case((1, 5, 5, 1, 20), (5, 5)),
     "images and heads": Case((2, 4, 5, 3, 24), (3, 3)),
-    "rectangular kernel": Case((1, 9, 11, 1, 20), (3, 5)),
+    "rectangular kernel": Case((1, 7, 9, 1, 20), (3, 5)),
     "dilation with uneven groups, channels first": Case((1, 10, 11, 1, 36), (3, 3), (3, 2), first=True),
     "wider than a strip, float16": Case((1, 6, 18, 1, 36), (5, 3), dtype=torch.float16, bias=torch.float16),
     "bfloat16, channels first": Case((1, 7, 8, 1, 64), (3, 3), (1, 2), torch.bfloat16, first=True),
     "SegMAN's kernel, no bias": Case((1, 12, 13, 1, 16), (11, 11), bias=None),
+    "negative scale": Case((1, 3, 4, 1, 16), (3, 3), scale=-0.3),
+    "scale of zero": Case((1, 3, 4, 1, 16), (3, 3), scale=0.0),
     "taller than a segment, float64": Case((1, 18, 4, 1, 16), (5, 3), dtype=torch.float64, bias=torch.float64),
 }
 
