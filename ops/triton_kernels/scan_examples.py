@@ -27,8 +27,8 @@ TYPES_OF = {
     "long": _ALL[:2],
     "long_reverse": _ALL[1:2],
     "odd": _ALL[:1],
-    "segman_cross": _ALL,
-    "vmamba_cross": _ALL[:2],
+    "segman_cross": _ALL[:2],
+    "vmamba_cross": _ALL[1:2],
 }
 
 

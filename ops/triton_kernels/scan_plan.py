@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+LINE = 1024  # steps of one program where a plain sequence is cut
 ROW_STATES = 16  # the one-pass kernel holds all states of a row in registers
 BACKWARD_STATES = 16  # states of one pass of the backward kernel
 BACKWARD_ELEMENTS = 2048
@@ -105,10 +106,10 @@ def plan_forward(shape: Shape, multiprocessors: int) -> Rows | Tiles:
     """
     if shape.directions > 1:
         return _plan_cross(shape)
-    lone = shape.states > ROW_STATES or shape.rows < LEAST_FILL * multiprocessors
-    if lone and shape.width > 1024:
-        return Tiles(1, 1, 1024, warps=4)
-    return _plan_rows(shape, multiprocessors) if shape.states <= ROW_STATES else Tiles(1, 1, 1024, warps=4)
+    lone = shape.width > LINE and shape.rows < LEAST_FILL * multiprocessors
+    if lone or shape.states > ROW_STATES:
+        return Tiles(1, 1, LINE, warps=4)
+    return _plan_rows(shape, multiprocessors)
 
 
 def _plan_rows(shape: Shape, multiprocessors: int) -> Rows:
@@ -122,9 +123,9 @@ def _plan_rows(shape: Shape, multiprocessors: int) -> Rows:
 
 def _plan_cross(shape: Shape) -> Tiles:
     """Larger tiles where there are more states: their segments are longer, so fewer states pass through memory."""
-    channels, elements = (_channel_tile(shape.channels), 1024) if shape.states == 1 else (1, 4096)
-    height, width = _map_tile(shape, elements)
-    return Tiles(channels, height, width, warps=max(4, min(channels * height * width // 256, 16)))
+    channels = _channel_tile(shape.channels) if shape.states == 1 else 1
+    height, width = _map_tile(shape, 2048 // channels)
+    return Tiles(channels, height, width, warps=max(4, min(channels * height * width // 256, 8)))
 
 
 def plan_backward(shape: Shape, multiprocessors: int) -> Backward:
@@ -141,11 +142,10 @@ def plan_backward(shape: Shape, multiprocessors: int) -> Backward:
 
 
 def _map_tile(shape: Shape, elements: int) -> tuple[int, int]:
-    """A square tile, or a longer one where the map has less height or width than that."""
+    """A tile as wide as high, or twice as wide; longer where the map has less height or width than that."""
     if shape.height == 1:
         return 1, min(elements, max(power_of_two(shape.width), 32))
-    side = 1 << (elements.bit_length() // 2)
-    height = min(side, power_of_two(shape.height))
+    height = min(1 << ((elements.bit_length() - 1) // 2), power_of_two(shape.height))
     width = min(elements // height, power_of_two(shape.width))
     return min(elements // width, power_of_two(shape.height)), width
 
