@@ -2,6 +2,9 @@
 
 The operator that a graph shows returns the output alone, so that its backward pass must attend once more for the denominators of the
 softmax. Where a gradient is wanted on a GPU, ``training_attention`` saves that.
+
+The kernels multiply tiles of queries and keys whose windows overlap, with weights of 0 outside a window: a NaN or infinity in k or v also
+reaches queries of the same tile that do not see it.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ CASES = {
     "SegMAN-T stage 1, float32": Case((1, 128, 128, 1, 32), (11, 11)),
     "SegMAN-B stage 2, bfloat16": Case((1, 64, 64, 8, 20), (9, 9), dtype=BFLOAT),
     "channels first": Case((2, 45, 61, 3, 36), (9, 9), dtype=HALF, first=True),
+    "channels first, aligned": Case((2, 64, 64, 2, 32), (9, 9), dtype=HALF, first=True),
     "channels first, float32": Case((2, 45, 61, 3, 28), (7, 7), first=True),
     "kernel as large as the map": Case((2, 13, 13, 2, 64), (13, 13), dtype=HALF),
     "rectangular": Case((1, 37, 50, 2, 32), (3, 13)),
