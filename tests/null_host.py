@@ -131,8 +131,7 @@ def open_library(host: Path, plugin: Path) -> NullHost:
     for name in ("output_shape", "output_type", "configure", "workspace", "shape_change"):
         getattr(library, f"host_{name}").argtypes = [ctypes.c_void_p, ctypes.POINTER(HostTensor), ctypes.c_int32]
     library.host_supports.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.POINTER(HostTensor), ctypes.c_int32]
-    pointers = [ctypes.c_void_p] * 4
-    library.host_enqueue.argtypes = [ctypes.c_void_p, ctypes.POINTER(HostTensor), ctypes.c_int32, *pointers]
+    library.host_enqueue.argtypes = [ctypes.c_void_p, ctypes.POINTER(HostTensor), ctypes.c_int32, *[ctypes.c_void_p] * 4]
     count = library.host_open(str(plugin).encode())
     opened = NullHost(library)
     if count < 0:

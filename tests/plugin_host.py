@@ -1,21 +1,25 @@
-"""The TensorRT plugin's kernels on the host: compiled with the machine's C++ compiler, called through ctypes with torch tensors."""
+"""The TensorRT plugin's kernels with torch tensors: compiled for the host and called through ctypes, or enqueued by a plugin object."""
 
 from __future__ import annotations
 
 import ctypes
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
+import null_host
 import torch
 from torch import Tensor
 
 import segc.ops.tensorrt
+from segc.ops.tensorrt.build import sources
 
 SOURCES = Path(__file__).parent / "ops" / "tensorrt"
 KERNELS = Path(segc.ops.tensorrt.__file__).parent / "kernels"
+DATA_TYPES = {torch.float32: null_host.FLOAT, torch.float16: null_host.HALF, torch.bfloat16: null_host.BF16}
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-FLAGS = "-DSEGC_EMULATED -std=c++17 -O2 -fPIC -shared -U_FORTIFY_SOURCE -Wall -Wextra -Werror".split()
+FLAGS = "-DSEGC_EMULATED -std=c++17 -O1 -fPIC -shared -U_FORTIFY_SOURCE -Wall -Wextra -Werror".split()
 
 
 class ScanProblem(ctypes.Structure):
@@ -106,3 +110,55 @@ def attention(
         setattr(problem, name, None if tensor is None else tensor.data_ptr())
     assert library.host_attention(ctypes.byref(problem), int(tensor_cores)) == 0
     return y
+
+
+def scan_inputs(
+    dtype: torch.dtype, batch: int, channels: int, places: tuple[int, ...], states: int, groups: int, optional: bool = True
+) -> dict[str, Tensor | None]:
+    """Random inputs of a scan in the order of its signature; two-dimensional ``places`` make them those of a cross scan."""
+    wide = channels * (4 if len(places) == 2 else 1)
+    return {
+        "u": torch.randn(batch, channels, *places).to(dtype),
+        "delta": (torch.randn(batch, wide, *places) * 0.7).to(dtype),
+        "A": -torch.rand(wide, states) * 2 - 0.01,
+        "B": torch.randn(batch, groups, states, *places).to(dtype),
+        "C": torch.randn(batch, groups, states, *places).to(dtype),
+        "D": torch.randn(wide) if optional else None,
+        "delta_bias": torch.randn(wide) * 0.3 if optional else None,
+    }
+
+
+def error_of(found: Tensor, wanted: Tensor) -> float:
+    """Largest error, of the largest magnitude of ``wanted``."""
+    assert found.isfinite().all()
+    return ((found.double().cpu() - wanted).abs().max() / wanted.abs().max()).item()
+
+
+def compile_emulated_plugin(nvcc: str, headers: Path, folder: Path) -> Path:
+    """The whole plugin library with its kernels emulated: ``enqueue`` takes pointers of the host."""
+    made = folder / "emulated_plugin.so"
+    flags = "-x c++ -DSEGC_EMULATED -std=c++17 -O1 -shared -Xcompiler -fPIC,-w,-fvisibility=hidden,-U_FORTIFY_SOURCE".split()
+    subprocess.run([nvcc, *flags, f"-I{KERNELS}", f"-I{headers}", *map(str, sources()), "-o", str(made)], check=True)
+    return made
+
+
+def enqueue(plugin: null_host.Plugin, inputs: Sequence[Tensor]) -> Tensor:
+    """Run the plugin with a workspace of the stated size; the output is shaped and typed as the first input."""
+    output = torch.full_like(inputs[0], torch.nan)
+    described = [null_host.tensor(item.shape, DATA_TYPES[item.dtype]) for item in (*inputs, output)]
+    assert plugin.call("configure", described) == 0, plugin.host.log()
+    assert plugin.call("shape_change", described) == 0, plugin.host.log()
+    workspace = torch.full((plugin.call("workspace", described) + 256,), 255, dtype=torch.uint8, device=output.device)
+    code = plugin.call("enqueue", described, *pointers(inputs, output, workspace))
+    assert code == 0, plugin.host.log()
+    if output.is_cuda:
+        torch.cuda.current_stream().synchronize()
+    assert (workspace[-256:] == 255).all(), "wrote beyond the workspace"
+    return output
+
+
+def pointers(inputs: Sequence[Tensor], output: Tensor, workspace: Tensor) -> list[object]:
+    """The last arguments of ``enqueue``; keep the list until it returned."""
+    data = (ctypes.c_void_p * len(inputs))(*[item.data_ptr() for item in inputs])
+    stream = torch.cuda.current_stream().cuda_stream if output.is_cuda else None
+    return [data, output.data_ptr(), workspace.data_ptr(), stream]

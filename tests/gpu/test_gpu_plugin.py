@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +9,8 @@ from pathlib import Path
 import null_host
 import pytest
 import torch
-from null_host import BF16, FIELD_FLOAT32, FIELD_INT32, FLOAT, HALF, RUNTIME, tensor
-from torch import Tensor
+from null_host import FIELD_FLOAT32, FIELD_INT32, RUNTIME, tensor
+from plugin_host import DATA_TYPES, enqueue, error_of, pointers, scan_inputs
 
 from segc.core.errors import UserError
 from segc.ops import reference
@@ -19,9 +18,8 @@ from segc.ops.tensorrt.build import build_plugin, find_nvcc, tensorrt_headers
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU, or a torch without CUDA")
 
-TYPES = {torch.float32: FLOAT, torch.float16: HALF, torch.bfloat16: BF16}
 TOLERANCE = {torch.float32: 4e-6, torch.float16: 8e-4, torch.bfloat16: 6e-3}  # of the largest magnitude
-DTYPES = list(TYPES)
+DTYPES = list(TOLERANCE)
 
 
 @pytest.fixture(scope="module")
@@ -35,36 +33,6 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> null_host.NullHost:
     return null_host.open_library(null_host.compile_host(nvcc, headers, folder), build_plugin([10 * major + minor], headers))
 
 
-def enqueue(plugin: null_host.Plugin, inputs: Sequence[Tensor]) -> Tensor:
-    """Run the plugin on the current stream, with a workspace of the stated size; output shaped and typed as the first input."""
-    output = torch.full_like(inputs[0], math.nan)
-    described = [tensor(item.shape, TYPES[item.dtype]) for item in (*inputs, output)]
-    assert plugin.call("shape_change", described) == 0, plugin.host.log()
-    workspace = torch.full((plugin.call("workspace", described) + 256,), 255, dtype=torch.uint8, device="cuda")
-    data = (ctypes.c_void_p * len(inputs))(*[item.data_ptr() for item in inputs])
-    stream = torch.cuda.current_stream().cuda_stream
-    assert plugin.call("enqueue", described, ctypes.addressof(data), output.data_ptr(), workspace.data_ptr(), stream) == 0, (
-        plugin.host.log()
-    )
-    torch.cuda.current_stream().synchronize()
-    assert (workspace[-256:] == 255).all(), "wrote beyond the workspace"
-    return output
-
-
-def error_of(found: Tensor, wanted: Tensor) -> float:
-    assert found.isfinite().all()
-    return ((found.double().cpu() - wanted).abs().max() / wanted.abs().max()).item()
-
-
-def scan_inputs(dtype: torch.dtype, batch: int, channels: int, places: tuple[int, ...], states: int, groups: int) -> list[Tensor]:
-    """u, delta, A, B, C, D, delta_bias on the CPU; two-dimensional ``places`` make them those of a cross scan."""
-    wide = channels * (4 if len(places) == 2 else 1)
-    maps = [torch.randn(batch, groups, states, *places).to(dtype) for _ in range(2)]
-    delta = (torch.randn(batch, wide, *places) * 0.7).to(dtype)
-    weights = [-torch.rand(wide, states) * 2 - 0.01, torch.randn(wide), torch.randn(wide) * 0.3]
-    return [torch.randn(batch, channels, *places).to(dtype), delta, weights[0], *maps, *weights[1:]]
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reverse", [0, 1])
 @pytest.mark.parametrize(
@@ -75,7 +43,7 @@ def test_scan(
     host: null_host.NullHost, dtype: torch.dtype, reverse: int, batch: int, channels: int, length: int, states: int, groups: int
 ) -> None:
     torch.manual_seed(length)
-    inputs = scan_inputs(dtype, batch, channels, (length,), states, groups)
+    inputs = list(scan_inputs(dtype, batch, channels, (length,), states, groups).values())
     fields = {"delta_softplus": (FIELD_INT32, [1]), "reverse": (FIELD_INT32, [reverse])}
     plugin = host.create("SelectiveScan", fields, RUNTIME)
     assert plugin is not None
@@ -88,7 +56,7 @@ def test_scan(
 @pytest.mark.parametrize(("height", "width", "states"), [(128, 128, 1), (64, 48, 2), (33, 65, 1), (16, 16, 16), (5, 3000, 1), (3000, 5, 1)])
 def test_cross_scan(host: null_host.NullHost, dtype: torch.dtype, height: int, width: int, states: int) -> None:
     torch.manual_seed(height)
-    inputs = scan_inputs(dtype, 1, 4, (height, width), states, 4)
+    inputs = list(scan_inputs(dtype, 1, 4, (height, width), states, 4).values())
     plugin = host.create("CrossSelectiveScan", {"delta_softplus": (FIELD_INT32, [1])}, RUNTIME)
     assert plugin is not None
     on_gpu = [item.cuda() for item in inputs]
@@ -148,16 +116,14 @@ def test_enqueue_can_be_captured_in_a_cuda_graph(host: null_host.NullHost) -> No
     """TensorRT users capture engines: nothing in enqueue may synchronise or allocate."""
     plugin = host.create("CrossSelectiveScan", {"delta_softplus": (FIELD_INT32, [1])}, RUNTIME)
     assert plugin is not None
-    inputs = [item.cuda() for item in scan_inputs(torch.float32, 1, 2, (64, 64), 1, 4)]
+    inputs = [item.cuda() for item in scan_inputs(torch.float32, 1, 2, (64, 64), 1, 4).values() if item is not None]
     wanted = enqueue(plugin, inputs)
     output = torch.full_like(wanted, math.nan)
-    described = [tensor(item.shape, TYPES[item.dtype]) for item in (*inputs, output)]
+    described = [tensor(item.shape, DATA_TYPES[item.dtype]) for item in (*inputs, output)]
     workspace = torch.empty(plugin.call("workspace", described), dtype=torch.uint8, device="cuda")
-    data = (ctypes.c_void_p * len(inputs))(*[item.data_ptr() for item in inputs])
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        stream = torch.cuda.current_stream().cuda_stream
-        code = plugin.call("enqueue", described, ctypes.addressof(data), output.data_ptr(), workspace.data_ptr(), stream)
+        code = plugin.call("enqueue", described, *pointers(inputs, output, workspace))
     assert code == 0, host.log()
     graph.replay()
     torch.cuda.synchronize()

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plugin_host import error_of, scan_inputs
 from torch import Tensor
 
 from segc.ops import reference
@@ -27,28 +28,6 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     if library is None:
         pytest.skip("no C++ compiler: apt-get install g++")
     return library
-
-
-def error_of(found: Tensor, wanted: Tensor) -> float:
-    assert found.isfinite().all()
-    return ((found.double() - wanted).abs().max() / wanted.abs().max()).item()
-
-
-def scan_inputs(
-    dtype: torch.dtype, batch: int, channels: int, places: tuple[int, ...], states: int, groups: int, optional: bool = True
-) -> dict[str, Tensor | None]:
-    """Random inputs; two-dimensional ``places`` make them those of a cross scan."""
-    wide = channels * (4 if len(places) == 2 else 1)
-    inputs: dict[str, Tensor | None] = {
-        "u": torch.randn(batch, channels, *places).to(dtype),
-        "delta": (torch.randn(batch, wide, *places) * 0.7).to(dtype),
-        "A": -torch.rand(wide, states) * 2 - 0.01,
-        "B": torch.randn(batch, groups, states, *places).to(dtype),
-        "C": torch.randn(batch, groups, states, *places).to(dtype),
-        "D": torch.randn(wide) if optional else None,
-        "delta_bias": torch.randn(wide) * 0.3 if optional else None,
-    }
-    return inputs
 
 
 def scanned(kernels: ctypes.CDLL, inputs: dict[str, Tensor | None], softplus: bool, reverse: bool, multiprocessors: int) -> float:

@@ -250,6 +250,9 @@ def test_more_refusals_are_named(host: null_host.NullHost) -> None:
     states[2], states[3], states[4] = tensor((8, 513)), tensor((2, 4, 513, 5000)), tensor((2, 4, 513, 5000))
     assert scan.call("shape_change", states) != 0
     assert "d_state 513; expected at most 512" in host.log()
+    long = [tensor([1 << 27 if size == 5000 else size for size in shape]) for shape in SHAPES["SelectiveScan"]]
+    assert scan.call("shape_change", long) != 0
+    assert "u has 134217728 steps; expected at most 67108864" in host.log()
     assert scan.call("shape_change", described("SelectiveScan", FLOAT)[1:]) != 0
     assert "has 6 inputs; expected 7" in host.log()
     half_weights = described("SelectiveScan", HALF)

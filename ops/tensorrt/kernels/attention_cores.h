@@ -1,7 +1,7 @@
-// Attention on tensor cores, in float16 and bfloat16: a warp holds 16 queries (2 x 8 of a tile of 8 x 8), keys of the tile's halo pass through
-// shared memory in chunks. Each row of the halo is filled up to whole groups of 8 keys, so that a group lies in one row: whether a query
-// sees the row is the same for half a warp, and which columns it sees is a bit mask made once. Groups that no query of a warp sees are skipped.
-// The layout of the fragments is that of mma.m16n8k16 in the PTX manual; softmax runs along (as in arXiv 2205.14135).
+// Attention on tensor cores, in float16 and bfloat16: a warp holds 16 queries (2 x 8 of a tile of 8 x 8), keys of the tile's halo pass
+// through shared memory in chunks. Each row of the halo is filled up to whole groups of 8 keys, so that a group lies in one row: whether a
+// query sees the row is the same for half a warp, and which columns it sees is a bit mask made once. Groups that no query of a warp sees
+// are skipped. Fragments: matrix.h; softmax runs along (as in arXiv 2205.14135).
 // NaN or infinity in v spreads over its tile: a masked weight is 0, and 0 x NaN is NaN.
 #pragma once
 
@@ -185,7 +185,8 @@ SEGC_DEVICE void weigh(float (&logits)[chunk_of(kChannels) / 8][4], CoreState<kC
 // sum += weights x values, 16 keys at a time; two groups of logits are the left operand as they lie.
 template <typename T, int kChannels>
 SEGC_DEVICE void add_values(
-    float const (&weights)[chunk_of(kChannels) / 8][4], uint32_t needed, CoreShared<T, kChannels> const& shared, CoreState<kChannels>& state) {
+    float const (&weights)[chunk_of(kChannels) / 8][4], uint32_t needed, CoreShared<T, kChannels> const& shared,
+    CoreState<kChannels>& state) {
     constexpr int kStride = CoreShared<T, kChannels>::kStride;
     SEGC_UNROLL
     for (int i = 0; i < chunk_of(kChannels) / 16; ++i) {

@@ -1,6 +1,6 @@
-// Products on tensor cores, one warp at a time. Fragments as in the PTX manual, "Matrix fragments for mma.m16n8k16": with row = lane / 4 and
-// pair = lane % 4 * 2, left[0..3] hold (row, pair), (row + 8, pair), (row, pair + 8), (row + 8, pair + 8), right[0..1] hold (pair, row),
-// (pair + 8, row), and the result (row, pair), (row, pair + 1), (row + 8, pair), (row + 8, pair + 1).
+// Products on tensor cores, one warp at a time. Fragments as in the PTX manual, "Matrix fragments for mma.m16n8k16": with row = lane / 4
+// and pair = lane % 4 * 2, left[0..3] hold (row, pair), (row + 8, pair), (row, pair + 8), (row + 8, pair + 8), right[0..1] hold
+// (pair, row), (pair + 8, row), and the result (row, pair), (row, pair + 1), (row + 8, pair), (row + 8, pair + 1).
 #pragma once
 
 #include "numbers.h"
@@ -43,7 +43,10 @@ SEGC_DEVICE void multiply_add<BFloat16>(uint32_t const (&left)[4], uint32_t cons
 template <typename T>
 SEGC_DEVICE void load_transposed(T const* tile, int stride, uint32_t (&right)[2]) {
     uint32_t const address = static_cast<uint32_t>(__cvta_generic_to_shared(tile + lane_index() % 16 * stride));
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];" : "=r"(right[0]), "=r"(right[1]) : "r"(address) : "memory");
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
+        : "=r"(right[0]), "=r"(right[1])
+        : "r"(address)
+        : "memory");
 }
 
 #else

@@ -41,6 +41,7 @@ SEGC_DEVICE unsigned char* shared_memory() {
 // Start a kernel that takes one structure; returns the CUDA error code.
 template <typename Args>
 int launch(void (*kernel)(Args), int64_t x, int y, int z, int threads, size_t shared, Stream stream, Args const& args) {
+    if (x > INT32_MAX) return static_cast<int>(cudaErrorInvalidConfiguration);
     kernel<<<dim3(static_cast<unsigned>(x), static_cast<unsigned>(y), static_cast<unsigned>(z)), threads, shared, stream>>>(args);
     return static_cast<int>(cudaGetLastError());
 }

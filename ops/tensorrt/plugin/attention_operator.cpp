@@ -26,7 +26,8 @@ std::string Attention::check_attributes() const {
             return std::string("attribute kernel_size over the ") + kAxes[i] + " is " + std::to_string(kernel_[i]) +
                    "; expected an odd number from 3 to 63.";
         if (dilation_[i] < 1)
-            return std::string("attribute dilation over the ") + kAxes[i] + " is " + std::to_string(dilation_[i]) + "; expected at least 1.";
+            return std::string("attribute dilation over the ") + kAxes[i] + " is " + std::to_string(dilation_[i]) +
+                   "; expected at least 1.";
     }
     return std::isfinite(scale_) ? "" : "attribute scale is " + std::to_string(scale_) + "; expected a finite number.";
 }

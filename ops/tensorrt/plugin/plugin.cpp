@@ -87,8 +87,8 @@ int32_t Plugin::getOutputDataTypes(DataType* outputs, int32_t output_count, Data
 }
 
 // Every operator of this library gives a tensor of its first input's shape.
-int32_t Plugin::getOutputShapes(
-    DimsExprs const* inputs, int32_t input_count, DimsExprs const*, int32_t, DimsExprs* outputs, int32_t output_count, IExprBuilder&) noexcept {
+int32_t Plugin::getOutputShapes(DimsExprs const* inputs, int32_t input_count, DimsExprs const*, int32_t, DimsExprs* outputs,
+    int32_t output_count, IExprBuilder&) noexcept {
     return guarded("getOutputShapes", kFailed, [&] {
         if (output_count != 1 || input_count < 1) {
             report(std::string(operation_->name()) + " has one output and at least one input.");
@@ -147,7 +147,8 @@ int32_t Plugin::enqueue(PluginTensorDesc const* inputs, PluginTensorDesc const*,
         Tensors const shapes = described(inputs, static_cast<int32_t>(shapes_.size()));
         int const error = operation_->launch(shapes, input_data, output_data[0], workspace, stream);
         if (error)
-            report(std::string(operation_->name()) + ": the kernel was not started: " + cudaGetErrorString(static_cast<cudaError_t>(error)));
+            report(std::string(operation_->name()) +
+                   ": the kernel was not started: " + cudaGetErrorString(static_cast<cudaError_t>(error)));
         return static_cast<int32_t>(error);
     });
 }

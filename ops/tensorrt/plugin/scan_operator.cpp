@@ -1,5 +1,7 @@
 #include "operators.h"
 
+#include <algorithm>
+
 namespace segc {
 
 using nvinfer1::DataType;
@@ -7,7 +9,8 @@ using nvinfer1::Dims;
 
 namespace {
 
-constexpr int64_t kMaxStates = 512;  // two carries of each have to fit in shared memory
+constexpr int64_t kMaxStates = 512;      // two carries of each have to fit in shared memory
+constexpr int64_t kMaxLength = 1 << 26;  // so that offsets within a map and the number of tiles fit in a launch
 enum Input { kU, kDelta, kA, kB, kC, kD, kBias, kInputs };
 
 std::string first_of(std::initializer_list<std::string> sentences) {
@@ -61,6 +64,10 @@ std::string Scan::check(Tensors const& inputs) const {
         if (wrong.empty()) wrong = check_known_sizes("an input", tensor);
     wrong = first_of({wrong, check_shape("delta", inputs[kDelta], delta, "u"), check_shape("B", inputs[kB], wanted, "u and A"),
         check_shape("C", inputs[kC], wanted, "u and A"), check_weights(inputs, channels, weights.d[1])});
+    int64_t length = 1;
+    for (int32_t i = 2; i < rank; ++i) length *= std::max<int64_t>(u.d[i], 1);
+    if (wrong.empty() && length > kMaxLength)
+        wrong = "u has " + std::to_string(length) + " steps; expected at most " + std::to_string(kMaxLength) + ".";
     if (wrong.empty() && channels > 0 && groups > 0 && channels % groups)
         wrong = "B has " + std::to_string(groups) + " groups; expected a divisor of the " + std::to_string(channels) + " channels.";
     return wrong;

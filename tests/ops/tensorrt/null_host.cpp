@@ -79,7 +79,8 @@ std::string fields_text(PluginFieldCollection const* fields) {
     std::string text;
     for (int32_t i = 0; i < fields->nbFields; ++i) {
         PluginField const& field = fields->fields[i];
-        text += std::string(i ? "," : "") + field.name + ":" + std::to_string(static_cast<int>(field.type)) + "x" + std::to_string(field.length);
+        text += std::string(i ? "," : "") + field.name + ":" + std::to_string(static_cast<int>(field.type)) + "x" +
+                std::to_string(field.length);
     }
     return text;
 }
@@ -130,8 +131,8 @@ void host_destroy(IPluginV3* plugin) { delete plugin; }
 char const* host_describe(IPluginV3* plugin) {
     static std::string text;
     text = std::string(core_of(plugin)->getInterfaceInfo().kind) + "|" + build_of(plugin)->getInterfaceInfo().kind + "|" +
-           runtime_of(plugin)->getInterfaceInfo().kind + "|" + core_of(plugin)->getPluginName() + "|" + core_of(plugin)->getPluginVersion() +
-           "|" + core_of(plugin)->getPluginNamespace() + "|" + std::to_string(build_of(plugin)->getNbOutputs()) + "|" +
+           runtime_of(plugin)->getInterfaceInfo().kind + "|" + core_of(plugin)->getPluginName() + "|" +
+           core_of(plugin)->getPluginVersion() + "|" + core_of(plugin)->getPluginNamespace() + "|" + std::to_string(build_of(plugin)->getNbOutputs()) + "|" +
            build_of(plugin)->getTimingCacheID();
     return text.c_str();
 }
