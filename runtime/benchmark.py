@@ -23,7 +23,7 @@ from segc.runtime.images import Image, read_image
 from segc.runtime.runner import Runner, choose, installed_backends, open_runner
 from segc.runtime.segmenter import Segmenter
 from segc.runtime.sources import ImageSource, open_source
-from segc.runtime.target import Target, parse_target
+from segc.runtime.target import Target, content_hash, parse_target
 
 STAGES = ("decode", "preprocess", "engine", "postprocess")
 _MIB = 2**20
@@ -105,7 +105,7 @@ def benchmark_many(
         images: real images, used in turn; None measures on noise (``conditions["images"]`` says so).
 
     Returns:
-        A result per pair: {"precision", "backend", "rows", "environment"}; bundles keep it as ``results/benchmark.*.json``.
+        A result per pair: {"precision", "backend", "graph_sha256", "rows", "environment"}; bundles keep it as ``results/benchmark.*.json``.
 
     Raises:
         UserError: a target or an image cannot be opened, or ``runs`` is below 1.
@@ -206,7 +206,13 @@ def _result(
     rows.append(("pixel_agreement", 100 * _agreement(candidate, reference, common), "%", len(common)))
     rows.append(("memory_added", candidate.memory / _MIB, "MiB", 1))
     told = [Row(metric=metric, value=number, unit=unit, n=n, conditions=conditions).model_dump() for metric, number, unit, n in rows]
-    return {"precision": runner.precision, "backend": runner.backend, "rows": told, "environment": environment()}
+    return {
+        "precision": runner.precision,
+        "backend": runner.backend,
+        "graph_sha256": content_hash(candidate.target, runner.precision),
+        "rows": told,
+        "environment": environment(),
+    }
 
 
 def _latency_rows(what: str, seconds: NDArray[np.float64]) -> list[tuple[str, float, str, int]]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segc.core.errors import UserError
-from segc.runtime.bundle import MANIFEST, is_bundle
+from segc.core.files import sha256_file
+from segc.runtime.bundle import MANIFEST, is_bundle, read_manifest
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
 
@@ -41,6 +42,11 @@ def parse_target(text: str) -> Target:
     if path.suffix in CHECKPOINT_SUFFIXES:
         return Target(path, "checkpoint")
     raise UserError(f"{path} is neither a checkpoint ({', '.join(CHECKPOINT_SUFFIXES)}), an .onnx file nor a bundle (no {MANIFEST}).")
+
+
+def content_hash(target: Target, precision: str) -> str:
+    """SHA-256 of the file that a result of this target and precision was measured on."""
+    return read_manifest(target.path).graphs[precision].sha256 if target.kind == "bundle" else sha256_file(target.path)
 
 
 def _split(text: str) -> tuple[Path, str | None]:

@@ -24,10 +24,9 @@ from segc.core.images import Image, read_image
 from segc.core.progress import track
 from segc.core.rows import Row, environment
 from segc.data.dataset import Pair, SegmentationSet
-from segc.runtime.bundle import read_manifest
-from segc.runtime.runner import choose, open_runner
+from segc.runtime.runner import open_runner
 from segc.runtime.segmenter import Segmenter
-from segc.runtime.target import Target, parse_target
+from segc.runtime.target import Target, content_hash, parse_target
 from segc.validate.metrics import Confusion, Summary, confusion, one_class_baseline, random_baseline, summarize
 
 T = TypeVar("T")
@@ -223,19 +222,12 @@ def _subject(target: str, segmenter: Segmenter) -> dict[str, Any]:
         "target": _name(found, runner.precision),
         "precision": runner.precision,
         "backend": runner.backend,
-        "graph_sha256": _graph_hash(found, runner.backend),
+        "graph_sha256": content_hash(found, runner.precision),
     }
 
 
 def _name(target: Target, precision: str) -> str:
     return f"{target.path.name}@{precision}" if target.kind == "bundle" else target.path.name
-
-
-def _graph_hash(target: Target, backend: str) -> str:
-    if target.kind != "bundle":
-        return sha256_file(target.path)
-    manifest = read_manifest(target.path)
-    return manifest.graphs[choose(manifest, target.precision, backend)[0]].sha256
 
 
 def _rows(

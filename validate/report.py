@@ -22,11 +22,12 @@ _STAGES = ("decode", "preprocess", "engine", "postprocess")
 def write_report(bundle: Path | str) -> Path:
     """Write ``report/report.html``, ``report.md`` and ``report.json`` of a bundle; returns the path of the HTML file.
 
-    Every number comes from a row of ``results/*.json`` or from ``bundle.json``; what was not measured is said to be missing. Pictures run
-    the full and the compressed graph again on the images where they agree least.
+    Every number comes from a row of ``results/*.json`` or from ``bundle.json``; what was not measured is said to be missing, and results
+    of graphs that the bundle no longer holds are left out and named. Pictures run the full and the compressed graph again on the
+    images where they agree least.
 
     Raises:
-        UserError: the bundle has no validation result.
+        UserError: the bundle has no validation result of its graphs.
     """
     bundle = Path(bundle)
     data = gather(bundle)
@@ -40,7 +41,7 @@ def write_report(bundle: Path | str) -> Path:
     )
     templates.filters.update(number=_number, signed=_signed, mib=lambda size: f"{size / 2**20:.2f}")
     panels, missing = worst_panels(bundle, data["compressed"])
-    write_json(folder / "report.json", data)
+    write_json(folder / "report.json", _without_paths(data))
     write_text(folder / "report.md", templates.get_template("report.md.j2").render(**data))
     html = templates.get_template("report.html.j2").render(**data, panels=panels, panels_missing=missing)
     write_text(folder / "report.html", html)
@@ -50,9 +51,11 @@ def write_report(bundle: Path | str) -> Path:
 def gather(bundle: Path) -> dict[str, Any]:
     """What the report shows, as JSON: the verdict, one line a measured target, the classes, conditions, provenance."""
     manifest = read_manifest(bundle)
-    validations, timings = _results(bundle, "validation"), _results(bundle, "benchmark")
+    (validations, outdated), (timings, more) = (_results(bundle, manifest, kind) for kind in ("validation", "benchmark"))
+    outdated += more
     if not validations:
-        raise UserError(f"bundle {bundle} has no validation to report on.", f"segc validate {bundle}@int8 --against {bundle}@fp32")
+        why = f" ({', '.join(outdated)} are of an older graph)" if outdated else ""
+        raise UserError(f"bundle {bundle} has no validation to report on{why}.", f"segc validate {bundle}@int8 --against {bundle}@fp32")
     targets = [_target(bundle, manifest, result, timings) for result in validations]
     compressed = _compressed(manifest, validations)
     full_bytes = graph_path(bundle, manifest, "fp32").stat().st_size
@@ -68,6 +71,7 @@ def gather(bundle: Path) -> dict[str, Any]:
         "slowest_ms": max((value_of(result, "pipeline_p50") for result in timings), default=0.0),
         "contract": manifest.contract.model_dump(mode="json"),
         "provenance": manifest.provenance,
+        "outdated": outdated,
         "kept": _kept(manifest, compressed["precision"]),
         "calibration": manifest.graphs[compressed["precision"]].notes.get("calibration"),
         "parity": {precision: graph.parity for precision, graph in manifest.graphs.items()},
@@ -75,9 +79,34 @@ def gather(bundle: Path) -> dict[str, Any]:
     }
 
 
-def _results(bundle: Path, kind: str) -> list[dict[str, Any]]:
-    found = [read_json(path) for path in sorted((bundle / "results").glob(f"{kind}.*.json"))]
-    return sorted(found, key=lambda result: (result["precision"] != "fp32", result["precision"], result["backend"]))
+def _results(bundle: Path, manifest: Manifest, kind: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """(results of the bundle's graphs as they are now, files of results of older ones)."""
+    found, outdated = [], []
+    for path in sorted((bundle / "results").glob(f"{kind}.*.json")):
+        result = read_json(path)
+        if _is_current(manifest, result):
+            found.append(result)
+        else:
+            outdated.append(path.name)
+    return sorted(found, key=lambda result: (result["precision"] != "fp32", result["precision"], result["backend"])), outdated
+
+
+def _is_current(manifest: Manifest, result: dict[str, Any]) -> bool:
+    """Measured on the graph of that precision that the bundle holds, and against one that it holds, where that was a graph of it."""
+    graphs = {precision: graph.sha256 for precision, graph in manifest.graphs.items()}
+    if result.get("graph_sha256") != graphs.get(result["precision"]):
+        return False
+    against = result.get("against")
+    return not against or "@" not in against["target"] or against["graph_sha256"] in graphs.values()
+
+
+def _without_paths(data: dict[str, Any]) -> dict[str, Any]:
+    """The report's data without the folders of this machine: it is made to be passed on."""
+    compressed, provenance = dict(data["compressed"]), dict(data["provenance"])
+    for holder, key in ((compressed, "dataset"), (provenance, "data")):
+        if key in holder:
+            holder[key] = {name: value for name, value in holder[key].items() if name != "root"}
+    return {**data, "compressed": compressed, "provenance": provenance}
 
 
 def _compressed(manifest: Manifest, validations: list[dict[str, Any]]) -> dict[str, Any]:
