@@ -14,10 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from segc.cli.verb import Outcome, verb
+from segc.core.errors import UserError
 
 _TIMEOUT_S = 20
 _CORE = "jinja2 numpy onnxruntime opencv-python-headless psutil pydantic pyyaml rich typer".split()
-_TWINS = {"onnxruntime": ["onnxruntime-gpu"], "opencv-python-headless": ["opencv-python", "opencv-contrib-python"]}
+_TWINS = {
+    "onnxruntime": ["onnxruntime-gpu"],
+    "opencv-python-headless": ["opencv-python", "opencv-contrib-python"],
+    "tensorrt-rtx": ["tensorrt-rtx-cu13-bindings"],
+}
 _TRAIN = "torch onedl-mmengine onedl-mmcv onedl-mmsegmentation safetensors".split()
 _EXPORT = [*_TRAIN, "onnx", "onnxscript", "onnxslim"]
 _PROBES = {
@@ -59,7 +64,8 @@ def examine() -> list[Line]:
     core = [_package(name, f"pip install {name}", core=True) for name in _CORE if name != "onnxruntime"]
     extras = [_package(name, "pip install 'segc[train]'") for name in [*_EXPORT, "nncf"]]
     gpu = [_package(name, f"pip install 'segc[{extra}]'") for name, extra in (("tensorrt", "tensorrt"), ("tensorrt-rtx", "rtx"))]
-    return [*_machine(), *core, *_backends(probes), *extras, *gpu, _gpu(probes["gpu"]), _video(probes["video"]), _data()]
+    tools = [*_compilers(), _gpu(probes["gpu"]), _video(probes["video"]), _data()]
+    return [*_machine(), *core, *_backends(probes), *extras, *gpu, *tools]
 
 
 def abilities(lines: list[Line]) -> dict[str, bool]:
@@ -140,6 +146,20 @@ def _probed(name: str, found: list[str] | None, fix: str, core: bool = False) ->
     if not found:
         return Line(name, False, f"{version}, does not import", f"pip install --force-reinstall {name}", core)
     return Line(name, True, f"{version}: {', '.join(found)}", fix, core)
+
+
+def _compilers() -> list[Line]:
+    """What compiles the operators of ``segc.ops``: the CPU kernels on first use, the TensorRT plugin on demand."""
+    from segc.ops.native.library import find_compiler
+    from segc.ops.tensorrt.build import find_nvcc
+
+    lines = []
+    for name, find, without in (("C++ compiler", find_compiler, "slower torch code"), ("nvcc", find_nvcc, "no TensorRT plugin")):
+        try:
+            lines.append(Line(name, True, find()))
+        except UserError as error:
+            lines.append(Line(name, False, f"missing: {without}", error.fix))
+    return lines
 
 
 def _gpu(found: list[str] | None) -> Line:

@@ -138,6 +138,15 @@ def test_doctor_agrees_with_the_packages_themselves() -> None:
     assert found["data"]["can"]["export"] is True
 
 
+def test_doctor_says_what_a_missing_compiler_costs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    found = {line.name: line for line in doctor._compilers()}
+    assert not found["C++ compiler"].ok and "torch" in found["C++ compiler"].found and "g++" in found["C++ compiler"].fix
+    assert not found["nvcc"].ok and "CUDA_HOME" in found["nvcc"].fix
+
+
 def _without(names: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     real = doctor.metadata.version
 
