@@ -26,7 +26,8 @@ def selective_scan(
     """Scan sequences with an input-dependent linear recurrence (S6 of Mamba, arXiv 2312.00752; grouped as in VMamba, 2401.10166).
 
     ``h_t = exp(delta_t A) h_(t-1) + delta_t B_t u_t``, ``y_t = C_t h_t + D u_t``, from ``h = 0``; accumulated in float32 (float64 for
-    float64 input). A NaN or an infinity spreads as in that recurrence: to later steps of its own channel only.
+    float64 input). A NaN or an infinity spreads as in that recurrence: to later steps of its own channel only. Differentiable once;
+    ``torch.autocast`` casts nothing here.
 
     Args:
         u: (batch, channels, length); float16, bfloat16, float32 or float64.

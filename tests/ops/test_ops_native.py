@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from segc.core.errors import UserError
-from segc.ops import scan
+from segc.ops import reference, scan
 from segc.ops.native import library
+from segc.ops.native import scan as native_scan
 from segc.ops.native.scan import Call
-from tests.ops.scan_inputs import Case, inputs
+from tests.ops.scan_inputs import TOLERANCE, Case, assert_near, gradients, in_double, inputs
 
 # Exports the header's functions over arrays whose length is a multiple of every width.
 PROBE = """
@@ -173,3 +174,21 @@ def test_openmp_is_torchs_own() -> None:
     torch.ones(1 << 20).sum()
     runtimes = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "omp" in line.rpartition("/")[2]}
     assert len(runtimes) == 1, runtimes
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TARGETS["portable"], reason="other processors have one width of vectors")
+@pytest.mark.parametrize("flags", [["-mno-avx512f"], TARGETS["portable"]], ids=["avx2", "sse"])
+def test_scan_with_narrower_vectors(fresh: pytest.MonkeyPatch, tmp_path: Path, flags: list[str]) -> None:
+    """The kernels an older processor gets, against the definition."""
+    made = tmp_path / "scan.so"
+    source = str(library.FOLDER / "scan.cpp")
+    subprocess.run([library.find_compiler(), *library.FLAGS, *flags, "-shared", source, "-o", str(made)], check=True)
+    fresh.setattr(native_scan, "native_library", lambda: ctypes.CDLL(str(made)))
+    for dtype in TOLERANCE:
+        for case in (Case(2, 2, 2, 2, 300, dtype=dtype), Case(1, 1, 2, 1, 37, dtype=dtype, reverse=True)):
+            expected = gradients(reference.selective_scan, in_double(inputs(case)), case.flags)
+            assert_near(gradients(scan.selective_scan, inputs(case), case.flags), expected, dtype)
+        case = Case(1, 4, 2, 2, 21, dtype=dtype, height=9)
+        expected = gradients(reference.cross_selective_scan, in_double(inputs(case)), case.flags)
+        assert_near(gradients(scan.cross_selective_scan, inputs(case), case.flags), expected, dtype)
