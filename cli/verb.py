@@ -44,15 +44,23 @@ def verb(function: Callable[..., Outcome]) -> Callable[..., None]:
         start = time.perf_counter()
         try:
             outcome = function(*args, **kwargs)
-        except (UserError, CheckFailed, KeyboardInterrupt) as error:
-            if debug:
+        except (Exception, KeyboardInterrupt) as error:
+            told = KeyboardInterrupt() if _is_interrupt(error) else error
+            if debug or not isinstance(told, UserError | CheckFailed | KeyboardInterrupt):
                 raise
-            raise typer.Exit(_report_error(error, json, start)) from None
+            raise typer.Exit(_report_error(told, json, start)) from None
         _print_outcome(outcome, json, start)
         raise typer.Exit(0 if outcome.passed else 1)
 
     command.__signature__ = _with_common_options(function)  # type: ignore[attr-defined]
     return command
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """True for ^C, and for an error that it became: a library that is just being imported turns it into an ImportError."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _with_common_options(function: Callable[..., Any]) -> inspect.Signature:
