@@ -130,10 +130,11 @@ void host_destroy(IPluginV3* plugin) { delete plugin; }
 
 char const* host_describe(IPluginV3* plugin) {
     static std::string text;
-    text = std::string(core_of(plugin)->getInterfaceInfo().kind) + "|" + build_of(plugin)->getInterfaceInfo().kind + "|" +
-           runtime_of(plugin)->getInterfaceInfo().kind + "|" + core_of(plugin)->getPluginName() + "|" +
-           core_of(plugin)->getPluginVersion() + "|" + core_of(plugin)->getPluginNamespace() + "|" + std::to_string(build_of(plugin)->getNbOutputs()) + "|" +
-           build_of(plugin)->getTimingCacheID();
+    IPluginV3OneCore* const core = core_of(plugin);
+    IPluginV3OneBuild* const build = build_of(plugin);
+    text = std::string(core->getInterfaceInfo().kind) + "|" + build->getInterfaceInfo().kind + "|" +
+           runtime_of(plugin)->getInterfaceInfo().kind + "|" + core->getPluginName() + "|" + core->getPluginVersion() + "|" +
+           core->getPluginNamespace() + "|" + std::to_string(build->getNbOutputs()) + "|" + build->getTimingCacheID();
     return text.c_str();
 }
 
