@@ -32,10 +32,10 @@ def main(arguments: list[str]) -> None:
         for name, rows in zip(names, pool.map(measure, names), strict=True):
             print(f"{name:60s} {' '.join(_short(row) for row in rows)}", flush=True)
             found += rows
+            if not word:
+                _store(found, len(names))
     failed = [f"{row['kernel']} on {row['capability']}: {row['too_much']}" for row in found if row["too_much"]]
     print("\n".join(failed) or f"{len(found)} builds fit")
-    if not word:
-        write_json(RESULTS, {"rows": [row.model_dump() for row in summary(found)], "kernels": found, "environment": environment()})
     sys.exit(bool(failed))
 
 
@@ -60,6 +60,13 @@ def summary(found: list[dict[str, Any]]) -> list[Row]:
             value = max(row[metric] for row in mine)
             rows.append(Row(metric=f"most {metric}", value=value, unit=unit, n=len(mine), conditions={"capability": capability}))
     return rows
+
+
+def _store(found: list[dict[str, Any]], kernels: int) -> None:
+    """Write what there is: a run that is cut short keeps its rows and says that it is."""
+    done = len({row["kernel"] for row in found})
+    rows = [row.model_dump() for row in summary(found)]
+    write_json(RESULTS, {"rows": rows, "kernels": found, "complete": done == kernels, "environment": environment()})
 
 
 def _short(row: dict[str, Any]) -> str:

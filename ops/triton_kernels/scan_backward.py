@@ -21,7 +21,7 @@ def _next_step(rows, columns, height, width, COLUMN: tl.constexpr, REVERSE: tl.c
         local = tl.arange(0, TW) + STEP
         follows = (rows < height)[:, None] & ((local >= 0) & (local < TW) & (columns + STEP < width))[None, :]
         offset = STEP
-    return offset, follows
+    return offset, follows[None, :, :]
 
 
 @triton.jit
@@ -77,8 +77,8 @@ def _backward_of_direction(
     AXIS: tl.constexpr = 1 if COLUMN else 2
     rows, columns = tile_place(tile, height, width, TH, TW)
     batch, own, plane = group.to(tl.int64) // groups, group % groups, height * width
-    place = rows[:, None] * width + columns[None, :]
-    inside = (rows < height)[:, None] & (columns < width)[None, :]
+    place = (rows[:, None] * width + columns[None, :])[None, :, :]
+    inside = ((rows < height)[:, None] & (columns < width)[None, :])[None, :, :]
     part = split.to(tl.int64) * batches + batch
     tile_row = (tile.to(tl.int64) * batches + batch) * (DIRECTIONS * groups * channels)
     index, count, exists = line_place(tile, height, width, COLUMN, REVERSE, TH, TW)
@@ -86,10 +86,9 @@ def _backward_of_direction(
     for first in range(0, states, N):
         n = first + tl.arange(0, N)
         some = n < states
-        state_inside = some[:, None, None] & inside[None, :, :]
-        state_follows = some[:, None, None] & follows[None, :, :]
+        state_inside, state_follows = some[:, None, None] & inside, some[:, None, None] & follows
         state_row = ((batch * DIRECTIONS + K) * groups + own) * states + n
-        shared = state_row[:, None, None] * plane + place[None, :, :]
+        shared = state_row[:, None, None] * plane + place
         B = tl.load(B_ptr + shared, mask=state_inside, other=0.0).to(work)
         C = tl.load(C_ptr + shared, mask=state_inside, other=0.0).to(work)
         dB, dC = tl.zeros((N, TH, TW), work), tl.zeros((N, TH, TW), work)
@@ -102,38 +101,37 @@ def _backward_of_direction(
             dy = tl.load(dy_ptr + u_place, mask=inside, other=0.0).to(work)
             delta = tl.load(delta_ptr + delta_place, mask=inside, other=0.0).to(work)
             following = tl.load(delta_ptr + delta_place + offset, mask=follows, other=0.0).to(work)
-            A = tl.load(A_ptr + head * states + n, mask=some, other=0.0)
+            A = tl.load(A_ptr + head * states + n, mask=some, other=0.0)[:, None, None]
             bias = tl.load(bias_ptr + head) if bias_ptr is not None else 0.0
             dt = step_size(delta, bias, SOFTPLUS)
             base = (row * states + n) * segments
 
-            x = tl.where(state_inside, (dt * u)[None, :, :] * B, 0.0)
-            decay = tl.where(state_inside, tl.exp(dt[None, :, :] * A[:, None, None]), 1.0)
+            x = tl.where(state_inside, dt * u * B, 0.0)
+            decay = tl.where(state_inside, tl.exp(dt * A), 1.0)
             decay, h = tl.associative_scan((decay, x), AXIS, chain, reverse=REVERSE)
             h += decay * entering(state_ptr, base, some, index, count, exists, -1, AXIS)
 
-            decay = tl.exp(step_size(following, bias, SOFTPLUS)[None, :, :] * A[:, None, None])
-            decay = tl.where(state_follows, decay, 1.0)
-            g = tl.where(state_inside, dy[None, :, :] * C, 0.0)
+            decay = tl.where(state_follows, tl.exp(step_size(following, bias, SOFTPLUS) * A), 1.0)
+            g = tl.where(state_inside, dy * C, 0.0)
             decay, g = tl.associative_scan((decay, g), AXIS, chain, reverse=not REVERSE)
             g += decay * entering(adjoint_ptr, base, some, index, count, exists, 1, AXIS)
 
-            dB += g * (dt * u)[None, :, :]
-            dC += h * dy[None, :, :]
+            dB += g * (dt * u)
+            dC += h * dy
             carried = tl.where(state_inside, g * (h - x), 0.0)
-            from_input = tl.sum(g * B, 0)
+            from_input = tl.sum(g * B, 0, keep_dims=True)
             du = dt * from_input
-            ddelta = u * from_input + tl.sum(carried * A[:, None, None], 0)
+            ddelta = u * from_input + tl.sum(carried * A, 0, keep_dims=True)
             ddelta = tl.where(inside, ddelta * step_slope(delta, bias, SOFTPLUS), 0.0)
             if D_ptr is not None:
                 du += tl.where(first == 0, tl.load(D_ptr + head), 0.0) * dy
                 tl.store(dD_ptr + tile_row + head, tl.sum(u * dy))
             if bias_ptr is not None:
                 _add_to(dbias_ptr + tile_row + head, tl.sum(ddelta), True, PASSES > 1, first > 0)
-            tl.store(dA_ptr + (tile_row + head) * states + n, tl.sum(tl.sum(carried * dt[None, :, :], 2), 1), mask=some)
+            tl.store(dA_ptr + (tile_row + head) * states + n, tl.sum(tl.sum(carried * dt, 2), 1), mask=some)
             _add_to(du_ptr + u_place, du, inside, DIRECTIONS * PASSES > 1, K + first > 0)
             _add_to(ddelta_ptr + delta_place, ddelta, inside, PASSES > 1, first > 0)
-        partial = (((part * DIRECTIONS + K) * groups + own) * states + n)[:, None, None] * plane + place[None, :, :]
+        partial = (((part * DIRECTIONS + K) * groups + own) * states + n)[:, None, None] * plane + place
         tl.store(dB_ptr + partial, dB, mask=state_inside)
         tl.store(dC_ptr + partial, dC, mask=state_inside)
         tl.debug_barrier()  # what this pass stored to du and ddelta, the next one reads, perhaps in other threads

@@ -71,11 +71,11 @@ def tile_place(tile, height, width, TH: tl.constexpr, TW: tl.constexpr):
 
 @triton.jit
 def tile_of_channels(tile, channel, channels, height, width, TH: tl.constexpr, TW: tl.constexpr):
-    """Offsets (1, TH, TW) of a tile in its map, and which elements (channels, TH, TW) exist."""
+    """Offsets (1, TH, TW) of a tile in its map, which of them lie in it, and which elements (channels, TH, TW) exist."""
     rows, columns = tile_place(tile, height, width, TH, TW)
-    place = rows[:, None] * width + columns[None, :]
-    within = (rows < height)[:, None] & (columns < width)[None, :]
-    return place[None, :, :], (channel < channels)[:, None, None] & within[None, :, :]
+    place = (rows[:, None] * width + columns[None, :])[None, :, :]
+    within = ((rows < height)[:, None] & (columns < width)[None, :])[None, :, :]
+    return place, within, (channel < channels)[:, None, None] & within
 
 
 @triton.jit

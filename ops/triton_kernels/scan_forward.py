@@ -37,32 +37,31 @@ def _scan_rows(
     """R sequences of one group from end to end, T steps at a time, the state carried in registers."""
     work: tl.constexpr = A_ptr.dtype.element_ty
     group, _, channel = program_place(1, channels, R)
-    n, steps = tl.arange(0, N), tl.arange(0, T)
+    n, steps = tl.arange(0, N)[None, :, None], tl.arange(0, T)[None, None, :]
     valid = channel < channels
     head = group % groups * channels + channel
-    row = (group.to(tl.int64) * channels + channel) * length
+    row = (group.to(tl.int64) * channels + channel)[:, None, None] * length
     state_row = (group.to(tl.int64) * states + n) * length
-    A = tl.load(A_ptr + head[:, None] * states + n[None, :], mask=valid[:, None] & (n < states)[None, :], other=0.0)
-    D, bias = per_channel(D_ptr, head, valid, work), per_channel(bias_ptr, head, valid, work)
-    state = tl.zeros((R, N), work)
+    A = tl.load(A_ptr + head[:, None, None] * states + n, mask=valid[:, None, None] & (n < states), other=0.0)
+    D, bias = per_channel(D_ptr, head, valid, work)[:, None, None], per_channel(bias_ptr, head, valid, work)[:, None, None]
+    state = tl.zeros((R, N, 1), work)
     blocks = tl.cdiv(length, T)
     for index in tl.range(0, blocks, num_stages=STAGES):
         t = (blocks - 1 - index if REVERSE else index) * T + steps
-        mask = valid[:, None] & (t < length)[None, :]
-        state_mask = (n < states)[:, None] & (t < length)[None, :]
-        u = tl.load(u_ptr + row[:, None] + t[None, :], mask=mask, other=0.0).to(work)
-        delta = tl.load(delta_ptr + row[:, None] + t[None, :], mask=mask, other=0.0).to(work)
-        B = tl.load(B_ptr + state_row[:, None] + t[None, :], mask=state_mask, other=0.0).to(work)
-        C = tl.load(C_ptr + state_row[:, None] + t[None, :], mask=state_mask, other=0.0).to(work)
-        dt = step_size(delta, bias[:, None], SOFTPLUS)
-        inside = mask[:, None, :] & state_mask[None, :, :]
-        decay = tl.where(inside, tl.exp(dt[:, None, :] * A[:, :, None]), 1.0)
-        x = tl.where(inside, (dt * u)[:, None, :] * B[None, :, :], 0.0)
+        mask, state_mask = valid[:, None, None] & (t < length), (n < states) & (t < length)
+        u = tl.load(u_ptr + row + t, mask=mask, other=0.0).to(work)
+        delta = tl.load(delta_ptr + row + t, mask=mask, other=0.0).to(work)
+        B = tl.load(B_ptr + state_row + t, mask=state_mask, other=0.0).to(work)
+        C = tl.load(C_ptr + state_row + t, mask=state_mask, other=0.0).to(work)
+        dt = step_size(delta, bias, SOFTPLUS)
+        inside = mask & state_mask
+        decay = tl.where(inside, tl.exp(dt * A), 1.0)
+        x = tl.where(inside, dt * u * B, 0.0)
         decay, x = tl.associative_scan((decay, x), 2, chain, reverse=REVERSE)
-        h = x + decay * state[:, :, None]
-        y = tl.sum(h * C[None, :, :], 1) + D[:, None] * u
-        tl.store(y_ptr + row[:, None] + t[None, :], y.to(y_ptr.dtype.element_ty), mask=mask)
-        state = tl.sum(tl.where((steps == (0 if REVERSE else T - 1))[None, None, :], h, 0.0), 2)
+        h = x + decay * state
+        y = tl.sum(h * C, 1, keep_dims=True) + D * u
+        tl.store(y_ptr + row + t, y.to(y_ptr.dtype.element_ty), mask=mask)
+        state = tl.sum(tl.where(steps == (0 if REVERSE else T - 1), h, 0.0), 2, keep_dims=True)
 
 
 @triton.jit
@@ -70,6 +69,7 @@ def _states_of_direction(
     u,
     dy,
     inside,
+    within,
     place,
     channel,
     group,
@@ -115,12 +115,12 @@ def _states_of_direction(
     for n in range(states):
         A = tl.load(A_ptr + head * states + n, mask=valid, other=0.0)
         shared = (((batch * DIRECTIONS + K) * groups + own) * states + n) * plane + place
-        B = tl.load(B_ptr + shared, mask=inside, other=0.0).to(work)
+        B = tl.load(B_ptr + shared, mask=within, other=0.0).to(work)
         out = (row[:, None] * states + n) * segments + index[None, :]
         x = tl.where(inside, dt * u * B * tl.exp(after * A[:, None, None]), 0.0)
         tl.store(state_ptr + out, tl.sum(x, AXIS), mask=stored)
         if adjoint_ptr is not None:
-            C = tl.load(C_ptr + shared, mask=inside, other=0.0).to(work)
+            C = tl.load(C_ptr + shared, mask=within, other=0.0).to(work)
             x = tl.where(inside, dy * C * tl.exp(until * A[:, None, None]), 0.0)
             tl.store(adjoint_ptr + out, tl.sum(x, AXIS), mask=stored)
 
@@ -156,7 +156,7 @@ def _segment_states(
     """
     work: tl.constexpr = A_ptr.dtype.element_ty
     group, tile, channel = program_place(tl.cdiv(height, TH) * tl.cdiv(width, TW), channels, R)
-    place, inside = tile_of_channels(tile, channel, channels, height, width, TH, TW)
+    place, within, inside = tile_of_channels(tile, channel, channels, height, width, TH, TW)
     shared = (group.to(tl.int64) * channels + channel)[:, None, None] * (height * width) + place
     u = tl.load(u_ptr + shared, mask=inside, other=0.0).to(work)
     dy = u
@@ -167,6 +167,7 @@ def _segment_states(
             u,
             dy,
             inside,
+            within,
             place,
             channel,
             group,
@@ -241,6 +242,7 @@ def _chain_states(
 def _direction_of_tile(
     u,
     inside,
+    within,
     place,
     channel,
     group,
@@ -281,8 +283,8 @@ def _direction_of_tile(
     for n in range(states):
         A = tl.load(A_ptr + head * states + n, mask=valid, other=0.0)
         shared = (((batch * DIRECTIONS + K) * groups + own) * states + n) * plane + place
-        B = tl.load(B_ptr + shared, mask=inside, other=0.0).to(work)
-        C = tl.load(C_ptr + shared, mask=inside, other=0.0).to(work)
+        B = tl.load(B_ptr + shared, mask=within, other=0.0).to(work)
+        C = tl.load(C_ptr + shared, mask=within, other=0.0).to(work)
         decay = tl.where(inside, tl.exp(dt * A[:, None, None]), 1.0)
         x = tl.where(inside, dt * u * B, 0.0)
         decay, x = tl.associative_scan((decay, x), AXIS, chain, reverse=REVERSE)
@@ -318,7 +320,7 @@ def _scan_tiles(
     """The output of a tile: every direction enters its segments with the chained states, and the sum is written once, in map order."""
     work: tl.constexpr = A_ptr.dtype.element_ty
     group, tile, channel = program_place(tl.cdiv(height, TH) * tl.cdiv(width, TW), channels, R)
-    place, inside = tile_of_channels(tile, channel, channels, height, width, TH, TW)
+    place, within, inside = tile_of_channels(tile, channel, channels, height, width, TH, TW)
     shared = (group.to(tl.int64) * channels + channel)[:, None, None] * (height * width) + place
     u = tl.load(u_ptr + shared, mask=inside, other=0.0).to(work)
     y = tl.zeros((R, TH, TW), work)
@@ -326,6 +328,7 @@ def _scan_tiles(
         y += _direction_of_tile(
             u,
             inside,
+            within,
             place,
             channel,
             group,
