@@ -22,7 +22,9 @@ from segc.ops.triton_kernels.launch import Launch
 SHARED_KIB = {75: 64, 80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 110: 227, 120: 99}
 CAPABILITIES = tuple(SHARED_KIB)
 STACK_LIMIT = 64  # bytes a thread: a few spilled registers outside the inner loop cost less than smaller tiles
-BFLOAT16_SINCE = 80
+# Triton has no tensor cores for compute capability 7.5: it holds whole rows in registers and spills, which is slow and right.
+FMA_STACK_LIMIT = 2048
+TENSOR_CORES_SINCE = BFLOAT16_SINCE = 80
 WARP = 32
 _DIVISOR = 16  # Triton compiles a variant for pointers and integers that are multiples of 16
 _TYPES = {
@@ -82,8 +84,9 @@ def too_much(used: Usage, capability: int) -> str:
     """What a kernel takes beyond the limits, as words; empty when it fits."""
     if used.shared > SHARED_KIB[capability] * 1024:
         return f"{used.shared} bytes of shared memory; compute capability {capability} has {SHARED_KIB[capability]} KiB"
-    if used.stack > STACK_LIMIT:
-        return f"{used.stack} bytes of stack a thread; at most {STACK_LIMIT} may be spilled"
+    limit = STACK_LIMIT if capability >= TENSOR_CORES_SINCE else FMA_STACK_LIMIT
+    if used.stack > limit:
+        return f"{used.stack} bytes of stack a thread; at most {limit} may be spilled"
     return ""
 
 

@@ -98,7 +98,7 @@ def choose_strips(shape: tuple[int, int, int, int], kernel_size: tuple[int, int]
     items = batch * dilation[0] * dilation[1] * math.ceil(columns / queries) * math.ceil(rows / SEGMENT_ROWS)
     chunks = math.ceil(span / keys)
     splits = math.ceil(BIAS_PROGRAMS / (heads * chunks * (2 * kernel_size[0] - 1)))
-    return Strips(queries, keys, chunks, items, min(splits, items), min(MAX_WARPS, queries // MIN_DOT * max(1, padded(head_dim) // 32)))
+    return Strips(queries, keys, chunks, items, min(splits, items), min(MAX_WARPS, queries // MIN_DOT * max(2, padded(head_dim) // 16)))
 
 
 def alignment(*tensors: Tensor) -> int:
@@ -123,7 +123,7 @@ def _warps(own: tuple[int, int], loop: tuple[int, int], width: int, item_bytes: 
     a number.
     """
     positions, walked = math.prod(own), math.prod(loop)
-    registers = positions * (accumulators * width + 3 * walked) * max(1, item_bytes // 4) + 2 * walked * width * (item_bytes / 4 + 0.5)
+    registers = positions * accumulators * (width + 3 * walked) * max(1, item_bytes // 4) + 2 * walked * width * (item_bytes / 4 + 0.5)
     return max(positions // MIN_DOT, 1 << (math.ceil(registers / _WARP_REGISTERS) - 1).bit_length())
 
 

@@ -117,20 +117,9 @@ def test_operators_have_a_kernel_of_their_own_on_cuda(operator: torch.library.Cu
     assert torch._C._dispatch_has_kernel_for_dispatch_key(operator._qualname, "CUDA")
 
 
-def _compile(name: str, capabilities: tuple[int, ...]) -> None:
-    """No spills, shared memory that every GPU has, products on tensor cores."""
-    for launch, capability in itertools.product(examples()[name], capabilities):
-        compiled = aot.compile_for(launch, capability)
+def test_kernels_compile_for_a_jetson_onto_tensor_cores_without_spills() -> None:
+    for launch in examples()["attention_segman_t1/float16"]:
+        compiled = aot.compile_for(launch, 87)
         usage = aot.usage(compiled)
-        assert usage.stack == 0 and usage.shared <= 48 * 1024, (launch.kernel.__name__, capability, usage)
+        assert usage.stack == 0 and usage.shared <= 48 * 1024, (launch.kernel.__name__, usage)
         assert "mma.sync" in compiled.asm["ptx"]
-
-
-def test_kernels_compile_for_a_jetson() -> None:
-    _compile("attention_segman_t1/float16", (87,))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [f"attention_segman_{stage}/float16" for stage in ("t2", "t3", "t4")])
-def test_kernels_compile_for_many_gpus(name: str) -> None:
-    _compile(name, (80, 90, 120))
