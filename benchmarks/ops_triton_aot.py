@@ -3,7 +3,8 @@
     python -m benchmarks.ops_triton_aot [WORD]
 
 Needs no GPU. WORD keeps the kernels whose name contains it, and stores nothing. All of them: about half an hour on two cores the first
-time, after which Triton's cache holds them (and the seconds say so). Results: benchmarks/results/ops_triton_aot.json.
+time, after which Triton's cache holds them (and the seconds say so). Stored after every kernel.
+Results: benchmarks/results/ops_triton_aot.json.
 """
 
 from __future__ import annotations
