@@ -72,7 +72,8 @@ def amax_of(histogram: AbsHistogram, method: str, percentile: float = DEFAULT_PE
 
     ``minmax``: the largest magnitude. ``percentile``: the magnitude below which that share of the values lies. ``mse``: the range with the
     least squared error of int8 rounding and clipping. ``entropy``: the range with the least KL divergence between the
-    histogram and its 128-level quantization (Migacz, "8-bit inference with TensorRT", GTC 2017).
+    histogram and its 128-level quantization (Migacz, "8-bit inference with TensorRT", GTC 2017), the bin of zero counted as its neighbour,
+    as NVIDIA's pytorch-quantization does.
 
     Raises:
         UserError: unknown method, or a percentile outside (0, 100].
@@ -117,6 +118,10 @@ def _rounding_error(histogram: AbsHistogram, amax: float) -> float:
 
 def _entropy(histogram: AbsHistogram, _: float) -> float:
     counts = histogram.counts.astype(np.float64)
+    # Zeros (half of the values behind a ReLU) are represented exactly by every range: as a spike they would draw it down to the first bins.
+    counts[0] = counts[1]
+    if not counts.any():
+        return histogram.amax
     last = int(np.flatnonzero(counts)[-1]) + 1
     levels = LEVELS + 1
     ends = range(min(levels, last), last + 1, 4)

@@ -71,7 +71,8 @@ def test_mse_is_brute_force_on_the_values() -> None:
 
 
 def reference_entropy(counts: np.ndarray, width: float) -> float:
-    """The textbook loop: every end, 128 groups, each group's mass spread over its non-empty bins."""
+    """The textbook loop: every end, 128 groups, each group's mass spread over its non-empty bins; the bin of zero as its neighbour."""
+    counts = np.concatenate([counts[1:2], counts[1:]])
     best, chosen = np.inf, 0
     last = int(np.flatnonzero(counts)[-1]) + 1
     for end in range(128, last + 1, 4):
@@ -96,6 +97,13 @@ def test_entropy_is_the_textbook_loop() -> None:
     histogram.counts[300:] = 0
     histogram.amax = 300 * histogram.width
     assert amax_of(histogram, "entropy") == pytest.approx(min(reference_entropy(histogram.counts, histogram.width), histogram.amax))
+
+
+def test_zeros_do_not_draw_the_entropy_range_down() -> None:
+    """Behind a ReLU half of the values are zero, and every range represents zero."""
+    values = np.abs(np.random.default_rng(4).normal(0, 1, 100000)).astype(np.float32)
+    alone = amax_of(histogram_of(values), "entropy")
+    assert amax_of(histogram_of(values, np.zeros(300000)), "entropy") == alone > 3
 
 
 @pytest.mark.parametrize("method", ["percentile", "mse", "entropy"])
