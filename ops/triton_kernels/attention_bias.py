@@ -120,7 +120,7 @@ def bias_gradient(given: dict[str, Any], window: Window, scale: float) -> tuple[
     """
     q, lse = given["q"], given["lse"]
     batch, height, width, heads, head_dim = q.shape
-    strips = choose_strips((batch, height, width, heads), window.kernel_size, window.dilation, head_dim)
+    strips = choose_strips((batch, height, width, heads), window.kernel_size, window.dilation, head_dim, q.element_size())
     table = [2 * kernel - 1 for kernel in window.kernel_size]
     partial = lse.new_zeros((strips.chunks * strips.splits, heads, *table))
     arguments = given | {
@@ -129,4 +129,6 @@ def bias_gradient(given: dict[str, Any], window: Window, scale: float) -> tuple[
         "WIDTH": padded(head_dim), "QUERIES": strips.queries, "KEYS": strips.keys, "SEGMENT": SEGMENT_ROWS,
         "SUM": tl.float64 if lse.dtype == torch.float64 else tl.float32,
     }  # fmt: skip
-    return partial, Launch(_attention_backward_bias, (strips.splits, table[0] * strips.chunks, heads), arguments, strips.warps, 2)
+    return partial, Launch(
+        _attention_backward_bias, (strips.splits, table[0] * strips.chunks, heads), arguments, strips.warps, strips.stages
+    )

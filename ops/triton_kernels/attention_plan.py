@@ -20,7 +20,8 @@ _OPERATIONS, _LANES = 20, 128  # scalar work of one query-key pair (mask, bias, 
 _STEP = 3.0  # clocks of one multiprocessor that a warp's turn of the loop costs each of 16 queries besides: addresses, reductions
 _PRODUCT, _FETCH = 2048, 64  # flops and bytes from the L2 cache that one multiprocessor takes a clock, in half precision
 _WARP_REGISTERS = 32 * 128  # half of what 32 threads can have
-_SHARED = 48 * 1024  # every GPU from compute capability 7.5 on gives one block this much
+_SHARED = 60 * 1024  # of 64 KiB that compute capability 7.5 has, the least
+_MOST_SHARED = 92 * 1024  # of 99 KiB that 8.6, 8.9 and 12.0 have; only for the longest heads
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Strips:
     items: int
     splits: int
     warps: int
+    stages: int
 
 
 def padded(head_dim: int) -> int:
@@ -76,29 +78,36 @@ def rank_tiles(kernel_size: tuple[int, int], head_dim: int, item_bytes: int, acc
         raise UserError(f"q has head_dim {head_dim}; neighborhood_attention_2d takes up to {most} on a GPU in {8 * item_bytes} bits.")
     shapes = itertools.product(_shapes(128, 4), _shapes(64, 8))
     warps = {shape: _warps(*shape, width, item_bytes, accumulators) for shape in shapes}
-    options = [Tiles(own, loop, warps[own, loop], _stages(loop, width, item_bytes)) for own, loop in warps]
-    fitting = [tiles for tiles in options if tiles.warps <= MAX_WARPS and tiles.stages > 0]
-    return tuple(sorted(fitting, key=lambda tiles: (_cost(tiles, kernel_size, width, item_bytes), tiles.own, tiles.loop)))
+    options = [Tiles(own, loop, count, _stages(own, loop, width, item_bytes)) for (own, loop), count in warps.items() if count <= MAX_WARPS]
+    shared = {tiles: _shared(tiles.own, tiles.loop, tiles.stages, width, item_bytes) for tiles in options}
+    fitting = [tiles for tiles in options if shared[tiles] <= _MOST_SHARED]
+    return tuple(
+        sorted(fitting, key=lambda tiles: (shared[tiles] > _SHARED, _cost(tiles, kernel_size, width, item_bytes), tiles.own, tiles.loop))
+    )
 
 
 @cache
-def choose_strips(shape: tuple[int, int, int, int], kernel_size: tuple[int, int], dilation: tuple[int, int], head_dim: int) -> Strips:
+def choose_strips(
+    shape: tuple[int, int, int, int], kernel_size: tuple[int, int], dilation: tuple[int, int], head_dim: int, item_bytes: int
+) -> Strips:
     """How the gradient of the bias is split into programs: many enough to fill a GPU, and always the same for the same problem.
 
     Args:
         shape: (batch, height, width, heads).
         kernel_size, dilation: (rows, columns).
         head_dim: at most 256.
+        item_bytes: of q's dtype: 2, 4 or 8.
     """
     batch, height, width, heads = shape
-    queries = 16 if kernel_size[1] <= 31 else 32
-    keys = 32
-    span = queries + 2 * kernel_size[1] - 2
+    long = padded(head_dim) * item_bytes > 512
+    queries, keys = 32 if kernel_size[1] > 31 and not long else 16, 16 if long else 32
     rows, columns = math.ceil(height / dilation[0]), math.ceil(width / dilation[1])
     items = batch * dilation[0] * dilation[1] * math.ceil(columns / queries) * math.ceil(rows / SEGMENT_ROWS)
-    chunks = math.ceil(span / keys)
+    chunks = math.ceil((queries + 2 * kernel_size[1] - 2) / keys)
     splits = math.ceil(BIAS_PROGRAMS / (heads * chunks * (2 * kernel_size[0] - 1)))
-    return Strips(queries, keys, chunks, items, min(splits, items), min(MAX_WARPS, queries // MIN_DOT * max(2, padded(head_dim) // 16)))
+    warps = min(MAX_WARPS, queries // MIN_DOT * max(2, padded(head_dim) // 16))
+    stages = _stages((1, queries), (1, queries + keys), padded(head_dim), item_bytes)
+    return Strips(queries, keys, chunks, items, min(splits, items), warps, stages)
 
 
 def alignment(*tensors: Tensor) -> int:
@@ -127,9 +136,14 @@ def _warps(own: tuple[int, int], loop: tuple[int, int], width: int, item_bytes: 
     return max(positions // MIN_DOT, 1 << (math.ceil(registers / _WARP_REGISTERS) - 1).bit_length())
 
 
-def _stages(loop: tuple[int, int], width: int, item_bytes: int) -> int:
-    """Pairs of tiles of keys and values in flight: two, one where two do not fit the shared memory, 0 where none does."""
-    return min(2, _SHARED // (2 * math.prod(loop) * width * item_bytes))
+def _stages(own: tuple[int, int], loop: tuple[int, int], width: int, item_bytes: int) -> int:
+    """Pairs of tiles walked over that are in flight: two where every GPU has the memory."""
+    return 2 if _shared(own, loop, 2, width, item_bytes) <= _SHARED else 1
+
+
+def _shared(own: tuple[int, int], loop: tuple[int, int], stages: int, width: int, item_bytes: int) -> int:
+    """Bytes of shared memory: two tiles of the program's own, as backward, and the pairs walked over."""
+    return 2 * (math.prod(own) + stages * math.prod(loop)) * width * item_bytes
 
 
 def _cost(tiles: Tiles, kernel_size: tuple[int, int], width: int, item_bytes: int) -> float:

@@ -76,7 +76,8 @@ def test_tiles_suit_every_gpu(item_bytes: int) -> None:
         own, loop = tiles.own[0] * tiles.own[1], tiles.loop[0] * tiles.loop[1]
         assert own >= 16 and loop >= 16 and own & (own - 1) == 0 and loop & (loop - 1) == 0
         assert tiles.warps <= MAX_WARPS and tiles.warps & (tiles.warps - 1) == 0
-        assert tiles.stages * 2 * loop * padded(head_dim) * item_bytes <= 48 * 1024
+        shared = 2 * (own + tiles.stages * loop) * padded(head_dim) * item_bytes
+        assert shared <= (64 if padded(head_dim) * item_bytes <= 512 else 96) * 1024
         assert own * accumulators * padded(head_dim) * max(4, item_bytes) <= tiles.warps * 32 * 255 * 4
 
 
@@ -93,10 +94,18 @@ def test_tiles_refuse_long_heads(head_dim: int, item_bytes: int, most: str) -> N
 
 
 def test_strips_cover_the_map_and_depend_on_the_problem_alone() -> None:
-    strips = choose_strips((2, 33, 40, 3), (11, 9), (2, 3), 36)
+    strips = choose_strips((2, 33, 40, 3), (11, 9), (2, 3), 36, 2)
     assert strips.items == 2 * (2 * 3) * 2 * 1  # images, groups, segments of 17 rows, strips of 14 columns
     assert strips.chunks * strips.keys >= strips.queries + 2 * 9 - 2
     assert 1 <= strips.splits <= strips.items
+
+
+@pytest.mark.parametrize(("head_dim", "item_bytes"), [(32, 2), (64, 4), (128, 8), (256, 2), (256, 4)])
+def test_strips_suit_every_gpu(head_dim: int, item_bytes: int) -> None:
+    for kernel in (3, 31, 63):
+        strips = choose_strips((1, 70, 70, 2), (kernel, kernel), (1, 1), head_dim, item_bytes)
+        assert 16 <= strips.queries <= strips.keys and strips.warps <= MAX_WARPS
+        assert strips.stages * 2 * (strips.queries + strips.keys) * head_dim * item_bytes <= 64 * 1024
 
 
 def test_alignment_of_layouts() -> None:
