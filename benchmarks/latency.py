@@ -24,9 +24,11 @@ from segc.core.images import read_image
 from segc.core.rows import Row, environment, value_of
 from segc.data.dataset import open_dataset
 from segc.data.embedded import embedded_dataset
+from segc.export import rtx
 from segc.export.exporter import export_network
 from segc.models.network import Network, load_network, save_network
 from segc.runtime.benchmark import all_targets, benchmark_many
+from segc.runtime.bundle import graph_file, read_manifest
 
 RESULTS = Path(__file__).parent / "results" / "latency.json"
 SIZE, CLASSES, THREADS = (512, 512), 11, 2
@@ -64,7 +66,8 @@ def measure(name: str) -> dict[str, Any]:
         calibrate(bundle, training.image_paths, count=CALIBRATION_IMAGES, threads=THREADS)
         quantize_bundle(bundle, images=images, least_agreement=0.0)
         results = benchmark_many(all_targets(bundle, weights), threads=THREADS, warmup=3, runs=runs, images=images[:8])
-    return {"rows": [row.model_dump() for row in rows_of(results)], "environment": environment()}
+        rows = [*rows_of(results), *rtx_rows(bundle)]
+    return {"rows": [row.model_dump() for row in rows], "environment": environment()}
 
 
 def settle_batch_norm(network: Network, images: list[Path]) -> None:
@@ -97,6 +100,17 @@ def rows_of(results: list[dict[str, Any]]) -> list[Row]:
     ):
         rows.append(Row(metric=metric, value=ratio, unit="ratio", n=runs))
     return rows
+
+
+def rtx_rows(bundle: Path) -> list[Row]:
+    """Layers that TensorRT-RTX makes of each graph, for SM86; none where it is not installed."""
+    if not rtx.installed():
+        return []
+    builds = {precision: rtx.build(bundle / graph_file(precision), "SM86") for precision in read_manifest(bundle).graphs}
+    return [
+        Row(metric="TensorRT-RTX layers", value=build.layers, unit="layers", n=1, conditions={"precision": precision, "backend": "SM86"})
+        for precision, build in builds.items()
+    ]
 
 
 if __name__ == "__main__":
