@@ -32,27 +32,31 @@ class PositionalConv(nn.Module):
 
 
 class LowPass(nn.Module):
-    """A quarter of the channels each averaged over 1x1, 2x2, 3x3 and 6x6 bins and interpolated back; then ReLU."""
+    """A quarter of the channels each averaged over 1x1, 2x2, 3x3 and 6x6 bins and interpolated back; then ReLU.
+
+    Every channel has matrices of its own, equal within a quarter: tensors of four axes, which all runtimes and calibration take.
+
+    Args:
+        channels: C of the map, a multiple of 4.
+    """
 
     bins: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.register_buffer("bins", torch.tensor(LOW_PASS), persistent=False)
+        self.register_buffer("bins", torch.tensor(LOW_PASS).repeat_interleave(channels // len(LOW_PASS)), persistent=False)
 
     def matrices(self, height: int, width: int) -> tuple[Tensor, ...]:
         """What ``forward`` multiplies maps of one size with, on the left and on the right."""
         most = max(LOW_PASS)
-        down_height, up_height = pooling_matrices(self.bins, most, height), bilinear_matrices(self.bins, most, height)
         down_width, up_width = pooling_matrices(self.bins, most, width), bilinear_matrices(self.bins, most, width)
-        left_down, left_up = down_height[:, None], up_height[:, None]
-        return left_down, down_width.transpose(1, 2)[:, None], left_up, up_width.transpose(1, 2)[:, None]
+        down_height, up_height = pooling_matrices(self.bins, most, height), bilinear_matrices(self.bins, most, height)
+        return down_height, down_width.transpose(1, 2), up_height, up_width.transpose(1, 2)
 
     def forward(self, x: Tensor, matrices: tuple[Tensor, ...]) -> Tensor:
         """Map (N, C, H, W) to the same shape."""
         left_down, right_down, left_up, right_up = (matrix.to(x.dtype) for matrix in matrices)
-        pooled = left_down @ x.unflatten(1, (len(LOW_PASS), -1)) @ right_down
-        return F.relu(left_up @ pooled @ right_up).flatten(1, 2)
+        return F.relu(left_up @ (left_down @ x @ right_down) @ right_up)
 
 
 class FrequencyFilter(nn.Module):
@@ -62,7 +66,7 @@ class FrequencyFilter(nn.Module):
         super().__init__()
         self.channel_splits = [channels // HEADS * heads for heads in HIGH_PASS.values()]
         self.conv_list = nn.ModuleList(depthwise(width, kernel) for width, kernel in zip(self.channel_splits, HIGH_PASS, strict=True))
-        self.low_pass = LowPass()
+        self.low_pass = LowPass(channels)
 
     def forward(self, q: Tensor, v: Tensor, matrices: tuple[Tensor, ...]) -> Tensor:
         """Maps (N, C, H, W) of queries and values to the same shape."""
