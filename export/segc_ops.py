@@ -65,9 +65,9 @@ def _schema(signature: Signature) -> Any:
     """An operator as onnxscript wants to know it."""
     from onnx.defs import OpSchema
 
-    optional = {"param_option": OpSchema.FormalParameterOption.Optional}
+    optional = OpSchema.FormalParameterOption.Optional
     inputs = [OpSchema.FormalParameter(name, name) for name in signature.inputs]
-    inputs += [OpSchema.FormalParameter(name, name, **optional) for name in signature.optional]
+    inputs += [OpSchema.FormalParameter(name, name, param_option=optional) for name in signature.optional]
     kinds = {**signature.attributes, **dict.fromkeys(PLUGIN_ATTRIBUTES, "string")}
     types = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]
     return OpSchema(
@@ -86,7 +86,11 @@ def torchscript_symbolics(opset: int) -> Iterator[None]:
     """Let ``torch.onnx.export(dynamo=False)`` write the torch operators as segc nodes, inside this context."""
     from torch.onnx import register_custom_op_symbolic, unregister_custom_op_symbolic
 
-    symbolics = {"selective_scan": _scan_symbolic, "cross_selective_scan": _scan_symbolic, "neighborhood_attention_2d": _attention_symbolic}
+    symbolics: dict[str, Callable[..., Any]] = {
+        "selective_scan": _scan_symbolic,
+        "cross_selective_scan": _scan_symbolic,
+        "neighborhood_attention_2d": _attention_symbolic,
+    }
     for name, symbolic in symbolics.items():
         register_custom_op_symbolic(f"segc::{name}", symbolic, opset)
     try:
@@ -101,28 +105,26 @@ def _scan_symbolic(g: Any, u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, d
     signature = SELECTIVE_SCAN if len(flags) == 2 else CROSS_SELECTIVE_SCAN
     channels = A.type().sizes()[0]
     weights = (g.op("Constant", value_t=torch.zeros(channels)) if _is_none(weight) else weight for weight in (D, delta_bias))
-    values = {
-        f"{name}_i": int(flag.node().t("value") if flag.node().kind() == "onnx::Constant" else flag.node().i("value"))
-        for name, flag in zip(signature.attributes, flags, strict=True)
-    }
+    values = {f"{name}_i": int(_constant(flag, "b")) for name, flag in zip(signature.attributes, flags, strict=True)}
     return _symbolic_node(g, signature.op_type, [u, delta, A, B, C, *weights], values)
 
 
 def _attention_symbolic(g: Any, q: Any, k: Any, v: Any, kernel_size: Any, dilation: Any, scale: Any, rpb: Any) -> Any:
-    from torch.onnx import symbolic_helper
-
-    pairs = {
-        f"{name}_i": symbolic_helper._get_const(value, "is", name) for name, value in (("kernel_size", kernel_size), ("dilation", dilation))
-    }
+    values = {"kernel_size_i": _constant(kernel_size, "is"), "dilation_i": _constant(dilation, "is"), "scale_f": _constant(scale, "f")}
     inputs = [q, k, v] if _is_none(rpb) else [q, k, v, rpb]
-    return _symbolic_node(
-        g, NEIGHBORHOOD_ATTENTION_2D.op_type, inputs, {**pairs, "scale_f": symbolic_helper._get_const(scale, "f", "scale")}
-    )
+    return _symbolic_node(g, NEIGHBORHOOD_ATTENTION_2D.op_type, inputs, values)
 
 
 def _symbolic_node(g: Any, op_type: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
     plugin = {f"{name}_s": value for name, value in PLUGIN_ATTRIBUTES.items()}
     return g.op(f"{DOMAIN}::{op_type}", *inputs, **attributes, **plugin).setType(inputs[0].type())
+
+
+def _constant(value: Any, kind: str) -> Any:
+    """What an argument of a traced call holds."""
+    from torch.onnx import symbolic_helper
+
+    return symbolic_helper._get_const(value, kind, "an argument of a segc operator")
 
 
 def _is_none(value: Any) -> bool:

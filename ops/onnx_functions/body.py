@@ -101,8 +101,8 @@ class Body:
 
     def graph(self, inputs: Sequence[str], outputs: Sequence[str]) -> GraphProto:
         """The recorded nodes as a graph of float32 values of any shape."""
-        infos = ([helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names] for names in (inputs, outputs))
-        return helper.make_graph(self.nodes, self.name("graph"), *infos)
+        given, found = ([helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names] for names in (inputs, outputs))
+        return helper.make_graph(self.nodes, self.name("graph"), given, found)
 
 
 def function(signature: Signature, record: Callable[[Body], str], inputs: Sequence[str], opset: int) -> FunctionProto:

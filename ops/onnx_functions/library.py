@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from math import prod
+from typing import Any
 
 import numpy as np
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, helper, inliner, numpy_helper, shape_inference
@@ -125,7 +126,7 @@ def _agreed(nodes: Sequence[NodeProto], name: str) -> bool | None:
     return values.pop() if len(values) == 1 else None
 
 
-def _attributes(node: NodeProto) -> dict[str, object]:
+def _attributes(node: NodeProto) -> dict[str, Any]:
     return {item.name: helper.get_attribute_value(item) for item in node.attribute}
 
 
@@ -156,7 +157,7 @@ def _unite_bias(model: ModelProto, nodes: Sequence[NodeProto], shapes: Shapes) -
         heads = _size(shapes, node.input[0], 3)
         if not heads:
             raise UserError(f"node {node.name!r} has no rpb while others have, and its number of heads is open: give it an rpb of zeros.")
-        rows, columns = _attributes(node)["kernel_size"]  # type: ignore[misc]
+        rows, columns = _attributes(node)["kernel_size"]
         bias = np.zeros((heads, 2 * rows - 1, 2 * columns - 1), np.float32)
         model.graph.initializer.append(numpy_helper.from_array(bias, f"{node.output[0]}_rpb"))
         node.input.append(f"{node.output[0]}_rpb")

@@ -22,7 +22,7 @@ from segc.ops.onnx_functions.library import add_functions
 from tests.ops.onnx_cases import RUNTIMES, node_model, values_of
 
 OP = "NeighborhoodAttention2D"
-TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3}
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3}
 
 
 @dataclass(frozen=True)
@@ -137,10 +137,10 @@ def test_memory_stays_small(size: int, most: float, dynamic: bool, tmp_path: Pat
     window = {"kernel_size": (11, 11), "dilation": (1, 1), "scale": 1.0}
     path.write_bytes(node_model(OP, values, window, dynamic=dynamic).SerializeToString())
     code = f"""
-import numpy, onnxruntime, resource
+import numpy, onnxruntime
 session = onnxruntime.InferenceSession({str(path)!r})
 session.run(None, {{item.name: numpy.zeros({shape} if item.name != "rpb" else [1, 21, 21], "float32") for item in session.get_inputs()}})
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:")))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) / 2**20 < most

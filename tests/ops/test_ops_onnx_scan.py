@@ -21,7 +21,7 @@ from segc.ops.onnx_functions.body import Body
 from segc.ops.onnx_functions.library import add_functions, scan_variant
 from segc.ops.onnx_functions.scan import MOST_CHUNKS, Form, softplus
 from tests.ops.onnx_cases import RUNTIMES, node_model, onnx_runtime, values_of
-from tests.ops.scan_cases import Case, assert_near, cases, in_double, inputs
+from tests.ops.scan_inputs import Case, assert_near, cases, in_double, inputs
 
 FORMS: list[Form] = ["loop", "tree"]
 BASE = Case(batch=2, groups=2, members=3, states=2, length=77, dtype=torch.float32)
