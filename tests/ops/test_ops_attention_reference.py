@@ -54,10 +54,12 @@ def test_windows_are_the_nearest_positions(length: int, kernel: int, dilation: i
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize(
+    "problem", [Problem(2, 2, 32, (14, 19), (5, 7), (1, 2), bias=None), Problem(1, 1, 32, (13, 9), (13, 3), (1, 3), bias=None)]
+)
 def test_attention_is_nattens(problem: Problem) -> None:
     natten = pytest.importorskip("natten")
-    q, k, v, _ = problem.inputs()
-    pair = problem.kernel, problem.dilation
-    theirs = natten.na2d(*(tensor.float().contiguous() for tensor in (q, k, v)), kernel_size=pair[0], dilation=pair[1])
-    assert errors([theirs], [neighborhood_attention_2d(*in_double([q, k, v]), *pair)])[0] <= 1e-5
+    q, k, v = (tensor.contiguous() for tensor in problem.inputs())
+    theirs = natten.na2d(q, k, v, kernel_size=problem.kernel, dilation=problem.dilation)
+    ours = neighborhood_attention_2d(*in_double([q, k, v]), problem.kernel, problem.dilation)
+    assert errors([theirs], [ours])[0] <= 1e-5
