@@ -34,29 +34,43 @@ class PositionalConv(nn.Module):
 class LowPass(nn.Module):
     """A quarter of the channels each averaged over 1x1, 2x2, 3x3 and 6x6 bins and interpolated back; then ReLU.
 
-    Every channel has matrices of its own, equal within a quarter: tensors of four axes, which all runtimes and calibration take.
+    Every channel is averaged over the bins of all four grids at once, and ``mask`` keeps those of its own: so each product is one of a map
+    with a matrix on its right, like that of a linear layer, which quantizers and TensorRT take.
 
     Args:
         channels: C of the map, a multiple of 4.
     """
 
     bins: Tensor
+    mask: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.register_buffer("bins", torch.tensor(LOW_PASS).repeat_interleave(channels // len(LOW_PASS)), persistent=False)
+        own = torch.block_diag(*(torch.ones(bins, bins) for bins in LOW_PASS))
+        grid = torch.arange(len(LOW_PASS)).repeat_interleave(torch.tensor(LOW_PASS))
+        quarter = torch.arange(len(LOW_PASS)).repeat_interleave(channels // len(LOW_PASS))
+        self.register_buffer("bins", torch.tensor(LOW_PASS), persistent=False)
+        self.register_buffer("mask", own * (grid[:, None] == quarter[:, None, None]), persistent=False)
 
     def matrices(self, height: int, width: int) -> tuple[Tensor, ...]:
-        """What ``forward`` multiplies maps of one size with, on the left and on the right."""
-        most = max(LOW_PASS)
-        down_width, up_width = pooling_matrices(self.bins, most, width), bilinear_matrices(self.bins, most, width)
-        down_height, up_height = pooling_matrices(self.bins, most, height), bilinear_matrices(self.bins, most, height)
-        return down_height, down_width.transpose(1, 2), up_height, up_width.transpose(1, 2)
+        """Right factors of ``forward``: of width and height down to bins, of height and width back."""
+        (down_height, up_height), (down_width, up_width) = self._axis(height), self._axis(width)
+        return down_width, down_height, up_height, up_width
 
     def forward(self, x: Tensor, matrices: tuple[Tensor, ...]) -> Tensor:
         """Map (N, C, H, W) to the same shape."""
-        left_down, right_down, left_up, right_up = (matrix.to(x.dtype) for matrix in matrices)
-        return F.relu(left_up @ (left_down @ x @ right_down) @ right_up)
+        down_width, down_height, up_height, up_width = (matrix.to(x.dtype) for matrix in matrices)
+        pooled = (x @ down_width).transpose(2, 3) @ down_height
+        spread = ((pooled * self.mask.to(x.dtype)) @ up_height).transpose(2, 3) @ up_width
+        return F.relu(spread)
+
+    def _axis(self, size: int) -> tuple[Tensor, Tensor]:
+        """Matrices (size, bins of all grids) and back."""
+        most = max(LOW_PASS)
+        down, up = pooling_matrices(self.bins, most, size), bilinear_matrices(self.bins, most, size)
+        rows = [down[grid, :bins] for grid, bins in enumerate(LOW_PASS)]
+        columns = [up[grid, :, :bins] for grid, bins in enumerate(LOW_PASS)]
+        return torch.cat(rows).transpose(0, 1), torch.cat(columns, 1).transpose(0, 1)
 
 
 class FrequencyFilter(nn.Module):
