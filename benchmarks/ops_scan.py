@@ -10,7 +10,6 @@ Results: benchmarks/results/ops_scan.json.
 from __future__ import annotations
 
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -174,7 +173,7 @@ def rows_of(name: str, times: dict[str, list[float]], copied: int) -> list[Row]:
 
 
 def memory(name: str, form: str) -> float:
-    """MiB by which a form's call raises the peak of a process of its own; at least its output and what it works on."""
+    """MiB by which a form's call raises the peak of a process of its own, without the pages that malloc had kept from making the inputs."""
     command = [sys.executable, "-m", "benchmarks.ops_scan", "--memory", name, form]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": str(THREADS)})
     return float(done.stdout)
@@ -186,9 +185,16 @@ def grown_by(name: str, form: str) -> float:
     with torch.inference_mode():
         forms("small")[form]()
         run = forms(name)[form]
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here (Linux, proc(5))
+        before = resident("VmRSS")
         run()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return resident("VmHWM") - before
+
+
+def resident(field: str) -> float:
+    """MiB of this process: ``VmRSS`` now, ``VmHWM`` at the most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
 
 if __name__ == "__main__":
