@@ -20,7 +20,7 @@ SIZES: dict[str, tuple[Size, tuple[torch.dtype, ...]]] = {
     "segman_b2": ((8, 64, 64, 8, 20, 9, 1, False), (torch.bfloat16,)),
     "channels_first": ((8, 128, 128, 1, 32, 11, 1, True), (torch.float16,)),
     "dilated": ((1, 128, 128, 4, 64, 13, 4, False), (torch.float16,)),
-    "largest": ((1, 126, 126, 2, 64, 63, 2, False), (torch.float16,)),
+    "largest": ((1, 126, 126, 2, 32, 63, 2, False), (torch.float16,)),
 }
 
 
