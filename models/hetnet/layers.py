@@ -135,9 +135,10 @@ class PyramidPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, before, H, W) -> (N, after, H, W)."""
         size = x.shape[2:]
-        lefts, rights = (pooling_matrices(self.bins, max(POOLS), side).to(x.dtype) for side in size)
+        heights, widths = (pooling_matrices(self.bins, max(POOLS), side).to(x.dtype).transpose(1, 2) for side in size)
         parts = [x]
         for index, (bins, project) in enumerate(zip(POOLS, self.convs, strict=True)):
-            pooled = lefts[index, :bins] @ x @ rights[index, :bins].transpose(0, 1)
-            parts.append(F.interpolate(project(pooled), size))
+            # Matrices on the right only, as in a linear layer: quantizers take no other.
+            pooled = (x @ widths[index, :, :bins]).transpose(2, 3) @ heights[index, :, :bins]
+            parts.append(F.interpolate(project(pooled.transpose(2, 3)), size))
         return self.out(torch.cat(parts, 1))
