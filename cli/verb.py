@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from segc.cli.interrupt import became_of_interrupt, interrupts_outside_imports
 from segc.core.errors import CheckFailed, UserError
 
 _JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
@@ -43,9 +44,10 @@ def verb(function: Callable[..., Outcome]) -> Callable[..., None]:
     def command(*args: Any, json: bool = False, debug: bool = False, **kwargs: Any) -> None:
         start = time.perf_counter()
         try:
-            outcome = function(*args, **kwargs)
+            with interrupts_outside_imports():
+                outcome = function(*args, **kwargs)
         except (Exception, KeyboardInterrupt) as error:
-            told = KeyboardInterrupt() if _is_interrupt(error) else error
+            told = KeyboardInterrupt() if became_of_interrupt(error) else error
             if debug or not isinstance(told, UserError | CheckFailed | KeyboardInterrupt):
                 raise
             raise typer.Exit(_report_error(told, json, start)) from None
@@ -54,13 +56,6 @@ def verb(function: Callable[..., Outcome]) -> Callable[..., None]:
 
     command.__signature__ = _with_common_options(function)  # type: ignore[attr-defined]
     return command
-
-
-def _is_interrupt(error: BaseException | None) -> bool:
-    """True for ^C, and for an error that it became: a library that is just being imported turns it into an ImportError."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
 
 
 def _with_common_options(function: Callable[..., Any]) -> inspect.Signature:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,10 +57,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=f".tmp{path.suffix}")
-        os.close(handle)
-        temporary = Path(name)
+        # Named before it is made: an interrupt between the two leaves nothing that nobody knows.
+        temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}"
         try:
+            temporary.touch(mode=0o600, exist_ok=False)
             yield temporary
             temporary.chmod(0o644)
             os.replace(temporary, path)
