@@ -22,6 +22,9 @@ CONFIGS = ["quickstart/quickstart.py", *sorted(path.relative_to(FOLDER).as_posix
 KNOWN = {
     "afformer/afformer_tiny_camvid.py": 2.09,
     "deeplabv3plus/deeplabv3plus_r50_camvid.py": 41.2,
+    "extrememeta/extremec3_camvid.py": 0.0380,
+    "extrememeta/extrememeta_k15_camvid.py": 0.0459,
+    "extrememeta/extrememeta_k31_camvid.py": 0.0865,
     "quickstart/quickstart.py": 3.05,
     "segformer/segformer_b0_camvid.py": 3.72,
     "segman/segman_t_camvid.py": 6.38,
