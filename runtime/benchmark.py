@@ -2,76 +2,92 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from segc.core.contract import Contract
-from segc.core.errors import UserError
+from segc.core.errors import CheckFailed, UserError
 from segc.core.files import write_json
 from segc.core.progress import track
 from segc.core.rows import Row, environment, value_of
 from segc.runtime.bundle import read_manifest, write_manifest
-from segc.runtime.images import Image, read_image
-from segc.runtime.runner import Runner, choose, installed_backends, open_runner
-from segc.runtime.segmenter import Segmenter
+from segc.runtime.runner import choose, installed_backends
 from segc.runtime.sources import ImageSource, open_source
 from segc.runtime.target import Target, content_hash, parse_target
 
 STAGES = ("decode", "preprocess", "engine", "postprocess")
 _MIB = 2**20
-_NOISE = (512, 512)
+# Threads of the runtime that had the last turn spin for some milliseconds.
+_REST_S = 0.02
+_TURN = 5
 
 
-class _Timed:
-    """A runner that notes when each run began and ended."""
+class _Worker:
+    """A target in a process of its own (see ``segc.runtime.measure``): what it told at the start, and the seconds of every run.
 
-    def __init__(self, inner: Runner) -> None:
-        self.inner = inner
-        self.contract, self.backend, self.precision = inner.contract, inner.backend, inner.precision
-        self.spans: list[tuple[float, float]] = []
+    Raises:
+        UserError: the target cannot be opened, or its process ended.
+        CheckFailed: as the target's backend raises it.
+    """
 
-    def run(self, images: NDArray[np.uint8]) -> NDArray[Any]:
-        """Run one batch and note its span."""
-        start = time.perf_counter()
-        found = self.inner.run(images)
-        self.spans.append((start, time.perf_counter()))
-        return found
+    def __init__(self, target: Target, request: Mapping[str, Any]) -> None:
+        self.target = target
+        self.steps: list[tuple[float, ...]] = []
+        self.maps: dict[int, NDArray[Any]] = {}
+        # In a session of its own: ^C is the parent's to handle, which ends the process.
+        command = [sys.executable, "-m", "segc.runtime.measure"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        try:
+            told = self._ask({**request, "target": str(target)})
+        except BaseException:
+            self.close()
+            raise
+        self.contract = Contract.model_validate(told["contract"])
+        self.backend, self.precision, self.memory = str(told["backend"]), str(told["precision"]), int(told["memory"])
+
+    def take_turn(self, indices: Sequence[int]) -> None:
+        """Run the pipeline on these images, after a run that does not count: it brings back what the others drove from the caches."""
+        time.sleep(_REST_S)
+        self._ask({"index": indices[0]})
+        self.steps += [tuple(self._ask({"index": index})["seconds"]) for index in indices]
+
+    def fetch_maps(self) -> None:
+        """Take over the class maps of the images it met."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "maps.npz"
+            self._ask({"maps": str(path)})
+            with np.load(path) as stored:
+                self.maps = {int(number): stored[number] for number in stored.files}
 
     def close(self) -> None:
-        """Close the runner."""
-        self.inner.close()
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
 
-
-@dataclass
-class _Candidate:
-    """One target under measurement: seconds of every step of every run, and the class maps of the first pass over the images."""
-
-    target: Target
-    runner: _Timed
-    memory: int
-    steps: list[tuple[float, ...]] = field(default_factory=list)
-    maps: dict[int, NDArray[Any]] = field(default_factory=dict)
-
-    def measure(self, index: int, read: Callable[[], Image]) -> None:
-        """Run the pipeline once on image ``index``."""
-        self.runner.spans.clear()
-        start = time.perf_counter()
-        image = read()
-        decoded = time.perf_counter()
-        found = Segmenter(self.runner).class_map(image)
-        end = time.perf_counter()
-        engine = sum(stop - begin for begin, stop in self.runner.spans)
-        before = self.runner.spans[0][0] - decoded
-        self.steps.append((decoded - start, before, engine, end - decoded - before - engine))
-        self.maps.setdefault(index, found)
+    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin and self._process.stdout
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass
+        line = self._process.stdout.readline()
+        if not line:
+            raise UserError(f"the process that measures {self.target} ended (code {self._process.wait()}); see above.")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise CheckFailed(answer["error"]) if answer["kind"] == "check" else UserError(answer["error"], answer["fix"])
+        return answer
 
 
 def benchmark(
@@ -95,7 +111,9 @@ def benchmark_many(
     runs: int = 50,
     images: Sequence[Path] | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure (target, backend) pairs turn by turn, one image each, so that a drift of the machine meets all of them alike.
+    """Measure (target, backend) pairs turn by turn, a few images each, so that a drift of the machine meets all of them alike.
+
+    Each has a process of its own, and only one works at a time.
 
     Args:
         targets: what to measure; the first is the reference of ``pixel_agreement``, and a checkpoint after it runs at its size.
@@ -112,22 +130,25 @@ def benchmark_many(
     """
     if runs < 1 or warmup < 0 or (images is not None and not images):
         raise UserError(f"nothing to measure: runs {runs}, warm-up {warmup}, images {images}.", "Use --runs 50 with at least one image.")
-    candidates: list[_Candidate] = []
+    request = {"threads": threads, "warmup": warmup, "images": None if images is None else [str(path) for path in images]}
+    workers: list[_Worker] = []
     try:
         for target, backend in targets:
-            contract = candidates[0].runner.contract if candidates else None
-            candidates.append(_load(target, backend, threads, warmup, images, contract))
-        for index in track(range(runs), "measuring", runs):
-            for candidate in candidates:
-                number, read = _pick(images, index, candidate.runner.contract)
-                candidate.measure(number, read)
-        results = [_result(candidate, candidates[0], threads, warmup, images) for candidate in candidates]
+            contract = workers[0].contract.model_dump(mode="json") if workers else None
+            parsed, chosen = _resolve(target, backend)
+            workers.append(_Worker(parsed, {**request, "backend": chosen, "contract": contract}))
+        for first in track(range(0, runs, _TURN), "measuring", -(-runs // _TURN)):
+            for worker in workers:
+                worker.take_turn(range(first, min(first + _TURN, runs)))
+        for worker in workers:
+            worker.fetch_maps()
+        results = [_result(worker, workers[0], threads, warmup, images) for worker in workers]
     finally:
-        for candidate in candidates:
-            candidate.runner.close()
-    for candidate, result in zip(candidates, results, strict=True):
-        if candidate.target.kind == "bundle":
-            write_json(candidate.target.path / "results" / f"benchmark.{result['precision']}.{result['backend']}.json", result)
+        for worker in workers:
+            worker.close()
+    for worker, result in zip(workers, results, strict=True):
+        if worker.target.kind == "bundle":
+            write_json(worker.target.path / "results" / f"benchmark.{result['precision']}.{result['backend']}.json", result)
     return results
 
 
@@ -158,58 +179,39 @@ def write_preferred(bundle: Path, preferred: dict[str, str]) -> None:
     write_manifest(bundle, read_manifest(bundle).model_copy(update={"preferred": preferred}))
 
 
-def _load(
-    target: str | Target, backend: str | None, threads: int | None, warmup: int, images: Sequence[Path] | None, contract: Contract | None
-) -> _Candidate:
-    process = psutil.Process()
-    before = process.memory_info().rss
+def _resolve(target: str | Target, backend: str | None) -> tuple[Target, str | None]:
+    """The target with the precision, and the backend, that a bundle would choose."""
     parsed = parse_target(target) if isinstance(target, str) else target
-    if parsed.kind == "bundle":
-        precision, backend = choose(read_manifest(parsed.path), parsed.precision, backend)
-        parsed = Target(parsed.path, "bundle", precision)
-    runner = _Timed(open_runner(parsed, backend, threads, contract))
-    candidate = _Candidate(parsed, runner, 0)
-    for index in range(max(warmup, 1)):
-        candidate.measure(*_pick(images, index, runner.contract))
-    candidate.steps.clear()
-    candidate.memory = max(process.memory_info().rss - before, 0)
-    return candidate
+    if parsed.kind != "bundle":
+        return parsed, backend
+    precision, backend = choose(read_manifest(parsed.path), parsed.precision, backend)
+    return Target(parsed.path, "bundle", precision), backend
 
 
-def _pick(images: Sequence[Path] | None, index: int, contract: Contract) -> tuple[int, Callable[[], Image]]:
-    if images is None:
-        size = contract.static_size or _NOISE
-        return 0, lambda: np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    number = index % len(images)
-    return number, lambda: read_image(images[number])
-
-
-def _result(
-    candidate: _Candidate, reference: _Candidate, threads: int | None, warmup: int, images: Sequence[Path] | None
-) -> dict[str, Any]:
-    contract, runner = candidate.runner.contract, candidate.runner
+def _result(worker: _Worker, reference: _Worker, threads: int | None, warmup: int, images: Sequence[Path] | None) -> dict[str, Any]:
+    contract = worker.contract
     conditions = {
-        "backend": runner.backend,
-        "precision": runner.precision,
+        "backend": worker.backend,
+        "precision": worker.precision,
         "threads": threads or "backend default",
         "warmup": max(warmup, 1),
         "images": "noise" if images is None else len(images),
         "graph_size": [contract.batch, contract.height, contract.width],
-        "image_sizes": sorted({found.shape for found in candidate.maps.values()}),
+        "image_sizes": sorted({found.shape for found in worker.maps.values()}),
     }
-    seconds = np.array(candidate.steps)
+    seconds = np.array(worker.steps)
     count = len(seconds)
     rows = [*_latency_rows("engine", seconds[:, 2]), *_latency_rows("pipeline", seconds.sum(1))]
     shares = 100 * seconds.sum(0) / seconds.sum()
     rows += [(f"{stage}_share", float(share), "%", count) for stage, share in zip(STAGES, shares, strict=True)]
-    common = sorted(candidate.maps.keys() & reference.maps.keys())
-    rows.append(("pixel_agreement", 100 * _agreement(candidate, reference, common), "%", len(common)))
-    rows.append(("memory_added", candidate.memory / _MIB, "MiB", 1))
+    common = sorted(worker.maps.keys() & reference.maps.keys())
+    rows.append(("pixel_agreement", 100 * _agreement(worker, reference, common), "%", len(common)))
+    rows.append(("memory_added", worker.memory / _MIB, "MiB", 1))
     told = [Row(metric=metric, value=number, unit=unit, n=n, conditions=conditions).model_dump() for metric, number, unit, n in rows]
     return {
-        "precision": runner.precision,
-        "backend": runner.backend,
-        "graph_sha256": content_hash(candidate.target, runner.precision),
+        "precision": worker.precision,
+        "backend": worker.backend,
+        "graph_sha256": content_hash(worker.target, worker.precision),
         "rows": told,
         "environment": environment(),
     }
@@ -221,9 +223,9 @@ def _latency_rows(what: str, seconds: NDArray[np.float64]) -> list[tuple[str, fl
     return [*rows, (f"{what}_throughput", float(len(seconds) / seconds.sum()), "images/s", len(seconds))]
 
 
-def _agreement(candidate: _Candidate, reference: _Candidate, common: list[int]) -> float:
-    same = sum(int((candidate.maps[index] == reference.maps[index]).sum()) for index in common)
-    return same / sum(candidate.maps[index].size for index in common)
+def _agreement(worker: _Worker, reference: _Worker, common: list[int]) -> float:
+    same = sum(int((worker.maps[index] == reference.maps[index]).sum()) for index in common)
+    return same / sum(worker.maps[index].size for index in common)
 
 
 def first_images(folder: Path, limit: int) -> list[Path]:

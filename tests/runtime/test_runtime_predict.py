@@ -271,3 +271,16 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:])
     found = read_image(tmp_path / "a.jpg")
     assert found.shape == (64, 32, 3) and found[:28].min() > 200 and found[36:].max() < 50
+
+
+def test_a_target_that_cannot_be_opened_in_its_process_is_told(bundle: Path) -> None:
+    graph = bundle / "model.onnx"
+    graph.write_bytes(graph.read_bytes() + b"\0")
+    with pytest.raises(UserError, match="model.onnx"):
+        benchmark(str(bundle), "onnxruntime", threads=1, warmup=0, runs=2)
+
+
+def test_a_measuring_process_that_dies_is_told(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segc.runtime.benchmark.sys.executable", "/bin/false")
+    with pytest.raises(UserError, match=r"the process that measures .*@fp32 ended \(code 1\)"):
+        benchmark(str(bundle), "onnxruntime", threads=1, warmup=0, runs=2)
