@@ -2,9 +2,9 @@
 
     python -m benchmarks.ops_onnx
 
-One process, interleaved rounds, medians, two threads, batch 1, float32; random inputs (time does not depend on their values). Errors are
-the largest difference from the float64 definition over its largest value. Memory is the peak of a process of its own, less what it had
-before the session was made. Results: benchmarks/results/ops_onnx.json. Takes about three minutes.
+Each face in a process of its own (runtimes in one process slow each other down), medians, two threads, batch 1, float32; random inputs
+(time does not depend on their values). Errors are the largest difference from the float64 definition over its largest value. Memory is
+the peak of a process of its own, less what it had before the session was made. Results: benchmarks/results/ops_onnx.json.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from segc.ops.onnx_functions.signature import DOMAIN, DOMAIN_VERSION, PLUGIN_ATT
 from segc.ops.scan import cross_selective_scan, selective_scan
 
 RESULTS = Path(__file__).parent / "results" / "ops_onnx.json"
-THREADS, ROUNDS, OPSET = 2, 9, 20
+THREADS, ROUNDS, OPSET = 2, 21, 20
 # Map size, heads, channels of a head, kernel size: SegMAN-T at 512x512.
 STAGES = {
     "attention, stage 1": (128, 1, 32, 11),
@@ -59,6 +59,9 @@ def main() -> None:
         print(grown_by(Path(sys.argv[2])))
         return
     torch.set_num_threads(THREADS)
+    if sys.argv[1:2] == ["--time"]:
+        print(median_seconds(FACES[sys.argv[3]](sys.argv[2])))
+        return
     rows: list[Row] = []
     for name in [*SCANS, *STAGES]:
         rows += told([*latency(name), *errors(name), *builds(name)])
@@ -169,16 +172,8 @@ def definition(name: str, tensors: Inputs) -> Tensor:
 
 def latency(name: str) -> list[Row]:
     """Median times of every face, and their ratios to the compiled operator."""
-    model, fed = graph(name)
-    runs: dict[str, Callable[[], Any]] = {
-        "compiled operator": compiled_run(name, make(name)[1]),
-        "ONNX Runtime": onnx_runtime_run(model, fed),
-        "ONNX Runtime, dynamic": onnx_runtime_run(*graph(name, dynamic=True)),
-        "OpenVINO": openvino_run(model, fed),
-    }
-    if name in SCANS:
-        runs["ONNX Runtime, tree"] = onnx_runtime_run(*graph(name, "tree"))
-    times = interleaved(runs)
+    faces = [face for face in FACES if name in SCANS or not face.endswith("tree")]
+    times = {face: float(_itself("--time", name, face)) for face in faces}
     conditions = {"operator": name, "threads": THREADS, "dtype": "float32"}
     rows = []
     for face, seconds in times.items():
@@ -189,16 +184,30 @@ def latency(name: str) -> list[Row]:
     return rows
 
 
-def interleaved(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Median seconds of each; one warm-up call."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
+FACES: dict[str, Callable[[str], Callable[[], Any]]] = {
+    "compiled operator": lambda name: compiled_run(name, make(name)[1]),
+    "ONNX Runtime": lambda name: onnx_runtime_run(*graph(name)),
+    "ONNX Runtime, dynamic": lambda name: onnx_runtime_run(*graph(name, dynamic=True)),
+    "OpenVINO": lambda name: openvino_run(*graph(name)),
+    "ONNX Runtime, tree": lambda name: onnx_runtime_run(*graph(name, "tree")),
+}
+
+
+def median_seconds(run: Callable[[], Any]) -> float:
+    """Median of ``ROUNDS`` calls after three that do not count."""
+    times = []
     with torch.inference_mode():
-        for _ in range(ROUNDS + 1):
-            for name, run in runs.items():
-                start = time.perf_counter()
-                run()
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values[1:]) for name, values in times.items()}
+        for _ in range(ROUNDS + 3):
+            start = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - start)
+    return statistics.median(times[3:])
+
+
+def _itself(*arguments: str) -> str:
+    """What this script prints with these arguments, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.ops_onnx", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def forms(name: str) -> tuple[Form, ...]:
@@ -248,10 +257,9 @@ def memory(name: str, dynamic: bool) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         onnx.save(model, Path(folder) / "model.onnx")
         np.savez(Path(folder) / "fed.npz", **fed)
-        command = [sys.executable, "-m", "benchmarks.ops_onnx", "--memory", folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        grown = _itself("--memory", folder)
     told = {"operator": name, "runtime": "ONNX Runtime", "shapes": "dynamic" if dynamic else "static", "threads": THREADS}
-    return Row(metric="peak memory", value=float(done.stdout), unit="MiB", n=1, conditions=told)
+    return Row(metric="peak memory", value=float(grown), unit="MiB", n=1, conditions=told)
 
 
 def grown_by(folder: Path) -> float:

@@ -276,7 +276,7 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
 def test_a_target_that_cannot_be_opened_in_its_process_is_told(bundle: Path) -> None:
     graph = bundle / "model.onnx"
     graph.write_bytes(graph.read_bytes() + b"\0")
-    with pytest.raises(UserError, match="model.onnx"):
+    with pytest.raises(UserError, match=r"model\.onnx"):
         benchmark(str(bundle), "onnxruntime", threads=1, warmup=0, runs=2)
 
 
