@@ -3,8 +3,8 @@
     python -m benchmarks.validate [IMAGES]
 
 The network is the quickstart one with random weights (speed does not depend on their values). mmseg runs with 0 and with 2 loader
-workers; the better counts. Loops take turns in one process. Memory is the peak of a process of its own, on 100 and on 1000
-images (links to the same few). Results: benchmarks/results/validate.json.
+workers; the better counts. Each loop runs in a process of its own, turn by turn: threads of one runtime slow another in the same process.
+Memory is the peak of a process of its own, on 100 and on 1000 images (links to the same few). Results: benchmarks/results/validate.json.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,59 +45,57 @@ IMAGES, SIZES, PIPELINE_RUNS = 40, (100, 1000), 40
 
 def main(images: int = IMAGES) -> None:
     """Measure, print and store."""
-    torch.set_num_threads(THREADS)
     whole = open_dataset(embedded_dataset(), split="val")
-    with tempfile.TemporaryDirectory() as folder:
-        dataset = _linked(whole, Path(folder) / "set", images)
-        loops = _loops(Path(folder), dataset)
-        found: dict[str, list[float]] = {name: [] for name in loops}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        dataset = _linked(whole, folder / "set", images)
+        save_network(load_network(CONFIG, None, random_weights=True), folder / "weights.safetensors")
+        export_network(None, folder / "weights.safetensors", folder / "bundle", images=dataset.image_paths)
+        found: dict[str, list[float]] = {name: [] for name in (*LOOPS, *PIPELINES)}
         for _ in range(ROUNDS):
-            for name, loop in loops.items():
-                found[name].append(loop())
-        rows = _rows({name: float(np.median(values)) for name, values in found.items()}, len(dataset))
-        rows += _pipeline_rows(Path(folder), dataset)
-        rows += _memory_rows(Path(folder), dataset)
+            for name, values in found.items():
+                values.append(_itself(name, folder, dataset))
+        medians = {name: float(np.median(values)) for name, values in found.items()}
+        rows = [*_rows(medians, len(dataset)), *_pipeline_rows(medians), *_memory_rows(folder, dataset)]
     write_json(RESULTS, {"rows": [row.model_dump() for row in rows], "dataset": dataset.spec.name, "environment": environment()})
     for row in rows:
         print(f"{row.metric:60s} {row.value:8.2f} {row.unit}")
 
 
-def _loops(folder: Path, dataset: SegmentationSet) -> dict[str, Callable[[], float]]:
-    """name -> a run over the dataset that returns images a second."""
-    weights, bundle = folder / "weights.safetensors", folder / "bundle"
-    save_network(load_network(CONFIG, None, random_weights=True), weights)
-    export_network(None, weights, bundle, images=dataset.image_paths)
-    return {
-        "mmseg test loop, 0 workers": lambda: _mmseg(weights, folder, 0, dataset),
-        "mmseg test loop, 2 workers": lambda: _mmseg(weights, folder, 2, dataset),
-        "segc validate, torch": lambda: _segc(str(weights), dataset, folder, "torch"),
-        "segc validate, onnxruntime": lambda: _segc(f"{bundle}@fp32", dataset, folder, "onnxruntime"),
-        "segc validate, openvino": lambda: _segc(f"{bundle}@fp32", dataset, folder, "openvino"),
-    }
+def _itself(name: str, folder: Path, dataset: SegmentationSet) -> float:
+    """The number that this script prints last when it is asked for one loop or pipeline."""
+    command = [sys.executable, "-m", "benchmarks.validate", "--run", name, str(folder), dataset.layout, dataset.split]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
 
 
-def _mmseg(weights: Path, folder: Path, workers: int, dataset: SegmentationSet) -> float:
+def run(name: str, folder: Path, layout: str, split: str) -> float:
+    """One loop (images a second) or pipeline (median milliseconds) in this process."""
+    torch.set_num_threads(THREADS)
+    return {**LOOPS, **PIPELINES}[name](folder, open_dataset(folder / "set", layout, split))
+
+
+def _mmseg(folder: Path, dataset: SegmentationSet, workers: int) -> float:
     where = {"test_dataloader.dataset.root": str(dataset.root), "test_dataloader.dataset.layout": dataset.layout}
     cfg = prepare(load_config(CONFIG, {**where, "test_dataloader.num_workers": workers}), folder / "mmseg")
     with quietly():
         runner = build_runner(cfg)
-    runner.model.load_state_dict(load_network(None, weights).model.state_dict())
+    runner.model.load_state_dict(load_network(None, folder / "weights.safetensors").model.state_dict())
     torch.set_num_threads(THREADS)
     start = time.perf_counter()
     runner.test()
     return len(dataset) / (time.perf_counter() - start)
 
 
-def _segc(target: str, dataset: SegmentationSet, folder: Path, backend: str) -> float:
-    result = validate(target, dataset, backend=backend, threads=THREADS, output=folder / "result.json")
+def _segc(folder: Path, dataset: SegmentationSet, target: str, backend: str) -> float:
+    result = validate(str(folder / target), dataset, backend=backend, threads=THREADS, output=folder / "result.json")
     return value_of(result, "images/s")
 
 
 def _rows(rates: dict[str, float], count: int) -> list[Row]:
     conditions = {"threads": THREADS, "images": count, "network": CONFIG, "batch": 1, "weights": "random"}
-    rows = [Row(metric=name, value=rate, unit="images/s", n=ROUNDS, conditions=conditions) for name, rate in rates.items()]
-    best = max(rate for name, rate in rates.items() if name.startswith("mmseg"))
-    for name in (name for name in rates if name.startswith("segc")):
+    rows = [Row(metric=name, value=rates[name], unit="images/s", n=ROUNDS, conditions=conditions) for name in LOOPS]
+    best = max(rates[name] for name in LOOPS if name.startswith("mmseg"))
+    for name in (name for name in LOOPS if name.startswith("segc")):
         rows.append(Row(metric=f"{name} / mmseg", value=rates[name] / best, unit="ratio", n=ROUNDS, conditions=conditions))
     return rows
 
@@ -112,39 +111,38 @@ class _Bare(nn.Module):
         return self.deploy.encode_decode(inputs)
 
 
-def _pipeline_rows(folder: Path, dataset: SegmentationSet) -> list[Row]:
-    """One image to its class map, decoded beforehand, the same engine: mmseg's Python pre- and postprocessing around the bare network, and
-    the deploy graph.
-    """
-    bundle = folder / "bundle"
-    contract = read_manifest(bundle).contract
+def _pipeline_rows(times: dict[str, float]) -> list[Row]:
+    """One image to its class map, decoded beforehand: mmseg's Python code around a plain export, and the deploy graph."""
+    conditions = {"threads": THREADS, "network": CONFIG, "engine": "onnxruntime fp32", "decode": "not counted", "runs": PIPELINE_RUNS}
+    around, graph = (times[name] for name in PIPELINES)
+    rows = [Row(metric=name, value=times[name], unit="ms", n=ROUNDS, conditions=conditions) for name in PIPELINES]
+    return [
+        *rows,
+        Row(metric="time saved by the deploy graph", value=100 * (1 - graph / around), unit="%", n=ROUNDS, conditions=conditions),
+    ]
+
+
+def _mmseg_pipeline(folder: Path, dataset: SegmentationSet) -> float:
+    """Median milliseconds of mmseg's pre- and postprocessing around the bare network in ONNX Runtime."""
+    contract = read_manifest(folder / "bundle").contract
     network = load_network(None, folder / "weights.safetensors")
     deploy = DeployModule(network.model, contract).eval()
     image = read_image(next(iter(dataset)).image)
     size = contract.resize.network_size(*image.shape[:2])
-    example = torch.zeros(1, 3, *size)
     path = folder / "bare.onnx"
     with torch.no_grad(), quietly():
-        torch.onnx.export(_Bare(deploy), (example,), str(path), dynamo=False, input_names=["x"], output_names=["y"])
+        torch.onnx.export(_Bare(deploy), (torch.zeros(1, 3, *size),), str(path), dynamo=False, input_names=["x"], output_names=["y"])
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = THREADS, 3
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    runner = open_runner(f"{bundle}@fp32", "onnxruntime", THREADS)
-    segmenter = Segmenter(runner)
-    times = _alternate(lambda: _around(session, network.model, image, size), lambda: segmenter.class_map(image))
-    conditions = {
-        "threads": THREADS,
-        "network": CONFIG,
-        "image": list(image.shape[:2]),
-        "engine": "onnxruntime fp32",
-        "decode": "not counted",
-    }
-    names = ("mmseg pre/post around the bare network", "deploy graph")
-    rows = [
-        Row(metric=name, value=time, unit="ms", n=PIPELINE_RUNS, conditions=conditions) for name, time in zip(names, times, strict=True)
-    ]
-    saved = 100 * (1 - times[1] / times[0])
-    return [*rows, Row(metric="time saved by pre/post inside the graph", value=saved, unit="%", n=PIPELINE_RUNS, conditions=conditions)]
+    return _median(lambda: _around(session, network.model, image, size))
+
+
+def _graph_pipeline(folder: Path, dataset: SegmentationSet) -> float:
+    """Median milliseconds of the deploy graph, as ``segc predict`` runs it."""
+    image = read_image(next(iter(dataset)).image)
+    segmenter = Segmenter(open_runner(f"{folder / 'bundle'}@fp32", "onnxruntime", THREADS))
+    return _median(lambda: segmenter.class_map(image))
 
 
 @torch.no_grad()
@@ -160,16 +158,14 @@ def _around(session: ort.InferenceSession, model: Any, image: np.ndarray[Any, An
     return found
 
 
-def _alternate(*functions: Callable[[], object]) -> list[float]:
-    """Median milliseconds of each, turn by turn, after a warm-up."""
-    times: list[list[float]] = [[] for _ in functions]
-    for turn in range(PIPELINE_RUNS + 3):
-        for function, seconds in zip(functions, times, strict=True):
-            start = time.perf_counter()
-            function()
-            if turn >= 3:
-                seconds.append(1000 * (time.perf_counter() - start))
-    return [float(np.median(each)) for each in times]
+def _median(function: Callable[[], object]) -> float:
+    """Median milliseconds, after a warm-up."""
+    times = []
+    for _ in range(PIPELINE_RUNS + 3):
+        start = time.perf_counter()
+        function()
+        times.append(1000 * (time.perf_counter() - start))
+    return float(np.median(times[3:]))
 
 
 def _memory_rows(folder: Path, dataset: SegmentationSet) -> list[Row]:
@@ -213,5 +209,19 @@ def _peak_mib(words: list[str]) -> float:
     return peak
 
 
+Measured = Callable[[Path, SegmentationSet], float]
+LOOPS: dict[str, Measured] = {
+    "mmseg test loop, 0 workers": partial(_mmseg, workers=0),
+    "mmseg test loop, 2 workers": partial(_mmseg, workers=2),
+    "segc validate, torch": partial(_segc, target="weights.safetensors", backend="torch"),
+    "segc validate, onnxruntime": partial(_segc, target="bundle@fp32", backend="onnxruntime"),
+    "segc validate, openvino": partial(_segc, target="bundle@fp32", backend="openvino"),
+}
+PIPELINES: dict[str, Measured] = {"mmseg pre/post around a plain export": _mmseg_pipeline, "deploy graph": _graph_pipeline}
+
+
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    if sys.argv[1:2] == ["--run"]:
+        print(run(sys.argv[2], Path(sys.argv[3]), *sys.argv[4:]))
+    else:
+        main(*map(int, sys.argv[1:]))
