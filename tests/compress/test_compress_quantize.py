@@ -184,13 +184,12 @@ def test_a_graph_that_disagrees_is_refused(bundle: Path, images: list[Path], tmp
 def test_a_bundle_that_cannot_be_written(bundle: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
     import os
-    import tempfile
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     before = files(bundle)
-    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(Path, "touch", refuse)
     with pytest.raises(UserError, match=r"model\.int8\.onnx: the file system is read-only"):
         quantize_bundle(bundle, images=images)
     assert files(bundle) == before
