@@ -1,19 +1,23 @@
-"""A deploy graph whose class map is known, and a bundle of it: pixels whose red sample is above 127 are class 1."""
+"""A deploy graph whose class map is known, a bundle and a labelled set of it: pixels whose red sample is above 127 are class 1."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
 from segc.core.contract import CONTRACT_KEY, Contract
 from segc.core.files import sha256_file
+from segc.core.images import write_image
 from segc.runtime.bundle import Graph, Manifest, write_manifest
 
 DYNAMIC = Contract(
     classes=["dark", "bright"], palette=[(0, 0, 128), (255, 200, 0)], batch=None, height=None, width=None, mean=(0,) * 3, std=(1,) * 3
 )  # fmt: skip
+SPEC = {"name": "threshold", "classes": ["dark", "bright"], "palette": [[0, 0, 128], [255, 200, 0]]}
 
 
 def save_graph(path: Path, contract: Contract) -> Path:
@@ -61,3 +65,17 @@ def make_bundle(folder: Path, contract: Contract = DYNAMIC) -> Path:
     graphs = {"fp32": Graph(file="model.onnx", sha256=sha256_file(graph), opset=17)}
     write_manifest(folder, Manifest(name="threshold", contract=contract, graphs=graphs))
     return folder
+
+
+def make_set(root: Path, count: int = 3, size: tuple[int, int] = (20, 30)) -> Path:
+    """Random images; the label is the toy network's answer, but for the top row (wrong) and the last column (ignored)."""
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        image = rng.integers(0, 256, (*size, 3), np.uint8)
+        label = (image[:, :, 0] > 127).astype(np.uint8)
+        label[0] = 1 - label[0]
+        label[:, -1] = 255
+        write_image(root / "images" / "val" / f"{index}.png", image)
+        write_image(root / "labels" / "val" / f"{index}.png", label)
+    (root / "dataset.json").write_text(json.dumps(SPEC))
+    return root

@@ -1,60 +1,23 @@
-"""Run an artefact over a labelled dataset and score it, alone or against another artefact, streamed.
-
-Files are decoded ahead by threads while the network runs; per image only a confusion matrix is kept, so that memory does not grow
-with the number of pixels.
-"""
+"""Score an artefact on a labelled dataset, alone or against another artefact: the result that is stored."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segc.core.errors import UserError
 from segc.core.files import sha256_file, sha256_json, write_json
-from segc.core.images import Image, read_image
-from segc.core.progress import track
 from segc.core.rows import Row, environment
 from segc.data.dataset import Pair, SegmentationSet
-from segc.runtime.runner import open_runner
 from segc.runtime.segmenter import Segmenter
 from segc.runtime.target import Target, content_hash, parse_target
-from segc.validate.metrics import Confusion, Summary, confusion, one_class_baseline, random_baseline, summarize
+from segc.validate.metrics import Confusion, Summary, one_class_baseline, random_baseline, summarize
+from segc.validate.scoring import Agreement, Counts, Lane, Scored, open_lanes, score
 
-T = TypeVar("T")
-R = TypeVar("R")
-
-DECODERS = max(1, min(4, (os.cpu_count() or 2) // 2))
 RESULTS = "results"
-
-
-@dataclass
-class Scored:
-    """What one artefact did on every image: its confusion matrices, in the order of the images."""
-
-    matrices: list[Confusion] = field(default_factory=list)
-
-    @property
-    def total(self) -> Confusion:
-        """Sum over the images."""
-        return np.sum(self.matrices, axis=0)
-
-
-@dataclass
-class Agreement:
-    """Pixels with equal class in two artefacts: counts per image, and per label class."""
-
-    same: list[int] = field(default_factory=list)
-    pixels: list[int] = field(default_factory=list)
-    matrix: Confusion | int = 0
 
 
 def validate(
@@ -75,7 +38,7 @@ def validate(
         dataset: from ``segc.data.dataset.open_dataset``.
         against: the artefact that ``target`` was made from, run on the same images in the same pass.
         backend, against_backend: see ``segc.runtime.runner.open_runner``.
-        threads: CPU threads of a run.
+        threads: CPU threads, shared by the images that run at a time; None takes every core.
         limit: only the first images.
         output: result file; None stores the result in the bundle's ``results/`` when ``target`` is a bundle.
 
@@ -86,15 +49,15 @@ def validate(
         UserError: unknown target, classes that do not fit, an unreadable image or label, a label of another size than its image.
     """
     pairs = list(dataset)[:limit]
-    first = Segmenter(open_runner(target, backend, threads))
-    second = Segmenter(open_runner(against, against_backend, threads)) if against else None
+    lanes = open_lanes(target, against, backend, against_backend, threads)
+    first, second = lanes[0].first, lanes[0].second
     for segmenter, name in ((first, target), (second, against)):
         if segmenter is not None:
             _check_classes(segmenter, dataset, str(name))
     start = time.perf_counter()
-    scored, reference, agreement = _score(first, second, dataset, pairs)
+    counts = score(lanes, dataset, pairs)
     seconds = time.perf_counter() - start
-    result = _result(target, against, first, second, dataset, pairs, scored, reference, agreement, seconds)
+    result = _result(target, against, lanes, dataset, pairs, counts, seconds)
     path = output or result_path(target, first)
     if path is not None:
         write_json(path, result)
@@ -109,66 +72,6 @@ def result_path(target: str, segmenter: Segmenter) -> Path | None:
     return found.path / RESULTS / f"validation.{segmenter.runner.precision}.{segmenter.runner.backend}.json"
 
 
-def prefetch(function: Callable[[T], R], items: Iterable[T], workers: int = DECODERS) -> Iterator[R]:
-    """``map`` in threads, in order, never more than a few items ahead of the consumer."""
-    waiting: deque[Future[R]] = deque()
-    pool = ThreadPoolExecutor(workers)
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _score(
-    first: Segmenter, second: Segmenter | None, dataset: SegmentationSet, pairs: list[Pair]
-) -> tuple[Scored, Scored | None, Agreement | None]:
-    scored, reference, agreement = Scored(), Scored() if second else None, Agreement() if second else None
-    classes, ignore = dataset.spec.num_classes, dataset.spec.ignore_index
-
-    def load(pair: Pair) -> tuple[Image, NDArray[np.integer]]:
-        return _load(dataset, pair)
-
-    for image, label in track(prefetch(load, pairs), "validating", len(pairs)):
-        found = first.class_map(image)
-        scored.matrices.append(confusion(found, label, classes, ignore))
-        if second is not None and reference is not None and agreement is not None:
-            other = second.class_map(image)
-            reference.matrices.append(confusion(other, label, classes, ignore))
-            _add_agreement(agreement, found, other, label, classes, ignore)
-    return scored, reference, agreement
-
-
-def _load(dataset: SegmentationSet, pair: Pair) -> tuple[Image, NDArray[np.integer]]:
-    image, label = read_image(pair.image), dataset.read_label(pair)
-    if image.shape[:2] != label.shape:
-        raise UserError(
-            f"label {pair.label} is {label.shape[1]}x{label.shape[0]}, but its image is {image.shape[1]}x{image.shape[0]} pixels.",
-            f"See all such pairs: segc data check {dataset.root}",
-        )
-    return image, label
-
-
-def _add_agreement(
-    agreement: Agreement,
-    found: NDArray[np.integer],
-    other: NDArray[np.integer],
-    label: NDArray[np.integer],
-    classes: int,
-    ignore: int,
-) -> None:
-    equal = found == other
-    agreement.same.append(int(equal.sum()))
-    agreement.pixels.append(equal.size)
-    counted = label[label != ignore]
-    hits = np.bincount(label[equal & (label != ignore)], minlength=classes)
-    agreement.matrix = agreement.matrix + np.stack([hits, np.bincount(counted, minlength=classes)])
-
-
 def _check_classes(segmenter: Segmenter, dataset: SegmentationSet, name: str) -> None:
     if segmenter.contract.num_classes != dataset.spec.num_classes:
         raise UserError(
@@ -180,15 +83,14 @@ def _check_classes(segmenter: Segmenter, dataset: SegmentationSet, name: str) ->
 def _result(
     target: str,
     against: str | None,
-    first: Segmenter,
-    second: Segmenter | None,
+    lanes: list[Lane],
     dataset: SegmentationSet,
     pairs: list[Pair],
-    scored: Scored,
-    reference: Scored | None,
-    agreement: Agreement | None,
+    counts: Counts,
     seconds: float,
 ) -> dict[str, Any]:
+    first, second = lanes[0].first, lanes[0].second
+    scored, reference, agreement = counts.scored, counts.reference, counts.agreement
     summary = summarize(scored.total)
     other = summarize(reference.total) if reference else None
     conditions = {"precision": first.runner.precision, "backend": first.runner.backend, "split": dataset.split, "resolution": "label"}
@@ -209,7 +111,7 @@ def _result(
         "rows": [row.model_dump() for row in rows],
         "per_class": _per_class(dataset, summary, other, scored.total, agreement),
         "per_image": _per_image(dataset, pairs, scored, reference, agreement),
-        "notices": first.notices,
+        "notices": sorted({notice for lane in lanes for notice in lane.first.notices}),
         "seconds": seconds,
         "environment": environment(),
     }

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from toy import make_bundle
+from toy import make_bundle, make_set
 from typer.testing import CliRunner
 
 from segc.cli.main import app
@@ -18,23 +16,7 @@ from segc.core.errors import UserError
 from segc.core.images import write_image
 from segc.core.rows import value_of
 from segc.data.dataset import open_dataset
-from segc.validate.evaluate import prefetch, validate
-
-SPEC = {"name": "threshold", "classes": ["dark", "bright"], "palette": [[0, 0, 128], [255, 200, 0]]}
-
-
-def make_set(root: Path, count: int = 3, size: tuple[int, int] = (20, 30)) -> Path:
-    """Random images; the label is the toy network's answer, but for the top row (wrong) and the last column (ignored)."""
-    rng = np.random.default_rng(0)
-    for index in range(count):
-        image = rng.integers(0, 256, (*size, 3), np.uint8)
-        label = (image[:, :, 0] > 127).astype(np.uint8)
-        label[0] = 1 - label[0]
-        label[:, -1] = 255
-        write_image(root / "images" / "val" / f"{index}.png", image)
-        write_image(root / "labels" / "val" / f"{index}.png", label)
-    (root / "dataset.json").write_text(json.dumps(SPEC))
-    return root
+from segc.validate.evaluate import validate
 
 
 @pytest.fixture
@@ -95,31 +77,6 @@ def test_other_classes_are_refused(bundle: Path, root: Path) -> None:
     (root / "dataset.json").write_text(json.dumps({"name": "three", "classes": ["a", "b", "c"]}))
     with pytest.raises(UserError, match=r"has 2 classes, but dataset .* has 3"):
         validate(str(bundle), open_dataset(root))
-
-
-def test_prefetch_keeps_the_order_and_stays_a_few_items_ahead() -> None:
-    started: list[int] = []
-    lock = threading.Lock()
-
-    def work(item: int) -> int:
-        with lock:
-            started.append(item)
-        time.sleep(0.001 * (item % 3))
-        return item
-
-    stream = prefetch(work, range(100), workers=2)
-    assert next(stream) == 0 and len(started) <= 6
-    assert list(stream) == list(range(1, 100))
-
-
-def test_an_error_in_a_worker_surfaces() -> None:
-    def work(item: int) -> int:
-        if item == 5:
-            raise UserError("item 5 is broken")
-        return item
-
-    with pytest.raises(UserError, match="item 5"):
-        list(prefetch(work, range(50)))
 
 
 def test_the_command_line(bundle: Path, root: Path) -> None:

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_validate_evaluate import make_set
-from toy import make_bundle
+from toy import make_bundle, make_set
 
 from segc.core.errors import UserError
 from segc.core.files import sha256_file

@@ -1,0 +1,184 @@
+"""Run artefacts over labelled images and count, streamed: one confusion matrix an image and, for two artefacts, where they agree.
+
+Files are decoded ahead by threads. Images go through ``lanes``, each with its own runner and its share of the CPU threads: while one lane
+decides and counts, the other keeps the cores busy. Only counts are kept, so that memory does not grow with the number of pixels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segc.core.errors import UserError
+from segc.core.images import Image, read_image
+from segc.core.progress import track
+from segc.data.dataset import Pair, SegmentationSet
+from segc.runtime.runner import open_runner
+from segc.runtime.segmenter import Segmenter
+from segc.validate.metrics import Confusion, confusion
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+LANES = 2
+DECODERS = max(1, min(4, (os.cpu_count() or 2) // 2))
+
+
+@dataclass(frozen=True)
+class Lane:
+    """The artefact and the one it is compared with, opened for one thread."""
+
+    first: Segmenter
+    second: Segmenter | None
+
+
+@dataclass
+class Scored:
+    """What one artefact did on every image: its confusion matrices, in the order of the images."""
+
+    matrices: list[Confusion] = field(default_factory=list)
+
+    @property
+    def total(self) -> Confusion:
+        """Sum over the images."""
+        return np.sum(self.matrices, axis=0)
+
+
+@dataclass
+class Agreement:
+    """Pixels with equal class in two artefacts: counts per image, and per label class (row 0 equal, row 1 all)."""
+
+    same: list[int] = field(default_factory=list)
+    pixels: list[int] = field(default_factory=list)
+    matrix: Confusion | int = 0
+
+    def add(self, equal: NDArray[np.bool_], label: NDArray[np.integer], classes: int, ignore: int) -> Agreement:
+        """Count one image."""
+        counted = label != ignore
+        per_class = np.stack([np.bincount(label[mask], minlength=classes) for mask in (equal & counted, counted)])
+        return self.merge(Agreement([int(equal.sum())], [equal.size], per_class))
+
+    def merge(self, other: Agreement) -> Agreement:
+        """Append the counts of later images."""
+        self.same += other.same
+        self.pixels += other.pixels
+        self.matrix = self.matrix + other.matrix
+        return self
+
+
+@dataclass
+class Counts:
+    """Everything counted on some images; ``reference`` and ``agreement`` are filled where two artefacts are compared."""
+
+    scored: Scored = field(default_factory=Scored)
+    reference: Scored | None = None
+    agreement: Agreement | None = None
+
+    @classmethod
+    def empty(cls, compared: bool) -> Counts:
+        """Nothing counted yet."""
+        return cls(reference=Scored(), agreement=Agreement()) if compared else cls()
+
+    def merge(self, other: Counts) -> Counts:
+        """Append the counts of later images."""
+        self.scored.matrices += other.scored.matrices
+        if self.reference and other.reference and self.agreement and other.agreement:
+            self.reference.matrices += other.reference.matrices
+            self.agreement.merge(other.agreement)
+        return self
+
+
+def open_lanes(
+    target: str, against: str | None, backend: str | None = None, against_backend: str | None = None, threads: int | None = None
+) -> list[Lane]:
+    """Open the artefacts once a lane.
+
+    Args:
+        target, against, backend, against_backend: see ``segc.validate.evaluate.validate``.
+        threads: CPU threads of all lanes together; None takes every core of this process.
+
+    Raises:
+        UserError: see ``segc.runtime.runner.open_runner``.
+    """
+    total = threads or usable_cores()
+    count = min(LANES, total)
+    share = total // count
+    return [
+        Lane(Segmenter(open_runner(target, backend, share)), Segmenter(open_runner(against, against_backend, share)) if against else None)
+        for _ in range(count)
+    ]
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def score(lanes: list[Lane], dataset: SegmentationSet, pairs: list[Pair]) -> Counts:
+    """Counts of every pair, in order.
+
+    Raises:
+        UserError: an unreadable image or label, or a label of another size than its image.
+    """
+    free: SimpleQueue[Lane] = SimpleQueue()
+    for lane in lanes:
+        free.put(lane)
+
+    def count(loaded: tuple[Image, NDArray[np.integer]]) -> Counts:
+        lane = free.get()
+        try:
+            return _count(lane, *loaded, dataset)
+        finally:
+            free.put(lane)
+
+    counts = Counts.empty(compared=lanes[0].second is not None)
+    loaded = prefetch(lambda pair: _load(dataset, pair), pairs)
+    for found in track(prefetch(count, loaded, len(lanes)), "validating", len(pairs)):
+        counts.merge(found)
+    return counts
+
+
+def prefetch(function: Callable[[T], R], items: Iterable[T], workers: int = DECODERS) -> Iterator[R]:
+    """``map`` in threads, in order, never more than a few items ahead of the consumer."""
+    waiting: deque[Future[R]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _load(dataset: SegmentationSet, pair: Pair) -> tuple[Image, NDArray[np.integer]]:
+    image, label = read_image(pair.image), dataset.read_label(pair)
+    if image.shape[:2] != label.shape:
+        raise UserError(
+            f"label {pair.label} is {label.shape[1]}x{label.shape[0]}, but its image is {image.shape[1]}x{image.shape[0]} pixels.",
+            f"See all such pairs: segc data check {dataset.root}",
+        )
+    return image, label
+
+
+def _count(lane: Lane, image: Image, label: NDArray[np.integer], dataset: SegmentationSet) -> Counts:
+    classes, ignore = dataset.spec.num_classes, dataset.spec.ignore_index
+
+    def scored(found: NDArray[Any]) -> Scored:
+        return Scored([confusion(found, label, classes, ignore)])
+
+    found = lane.first.class_map(image)
+    if lane.second is None:
+        return Counts(scored(found))
+    other = lane.second.class_map(image)
+    return Counts(scored(found), scored(other), Agreement().add(found == other, label, classes, ignore))
