@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Confusion = NDArray[np.int64]
 Scores = NDArray[np.float64]
+
+_EXACT = 1 << 24
 
 
 def confusion(prediction: NDArray[np.integer], label: NDArray[np.integer], num_classes: int, ignore_index: int = 255) -> Confusion:
@@ -30,17 +33,24 @@ def confusion(prediction: NDArray[np.integer], label: NDArray[np.integer], num_c
 
 
 def _confusion8(prediction: NDArray[np.integer], label: NDArray[np.integer], num_classes: int, ignore_index: int) -> Confusion:
-    """The same for 8-bit maps: one pass over 16-bit pairs, range checks on the 256 x 256 counts instead of the pixels."""
-    pairs = label.astype(np.uint16).ravel()
-    pairs <<= 8
-    pairs |= prediction.ravel()
-    counts = np.bincount(pairs, minlength=1 << 16).reshape(256, 256)
+    """The same for 8-bit maps: one pass over the pixels, range checks on the 256 x 256 counts instead of the pixels."""
+    counts = _pairs8(label, prediction)
     counts[ignore_index] = 0
     matrix = counts[:num_classes, :num_classes]
     if counts.sum() != matrix.sum():
         rows, columns = np.nonzero(counts)
         raise ValueError(f"label holds 0..{rows.max()} and prediction 0..{columns.max()}, expected 0..{num_classes - 1}")
     return matrix.copy()
+
+
+def _pairs8(first: NDArray[np.integer], second: NDArray[np.integer]) -> Confusion:
+    """How often every pair of 8-bit values occurs, (256, 256). OpenCV gives float32 counts, so that a piece has at most 2^24 pixels."""
+    total = np.zeros((256, 256), np.int64)
+    one, other = (np.ascontiguousarray(each).reshape(-1) for each in (first, second))
+    for start in range(0, one.size, _EXACT):
+        pair = [one[start : start + _EXACT], other[start : start + _EXACT]]
+        total += cv2.calcHist(pair, [0, 1], None, [256, 256], [0, 256, 0, 256]).astype(np.int64)
+    return total
 
 
 @dataclass(frozen=True)
