@@ -37,7 +37,7 @@ class OpenVinoRunner:
 
     def __init__(self, path: Path, *, precision: str = "fp32", threads: int | None = None, expected: Contract | None = None) -> None:
         self.contract = read_contract(read_metadata(path).get(CONTRACT_KEY), path, expected)
-        # Pinned, the threads of two compiled models would share one core (1.8x slower, two lanes of validation); alone pinning gains nothing.
+        # Pinned, the threads of two compiled models share a core: validation was 1.8x slower. A model alone gains nothing by it.
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
