@@ -79,12 +79,12 @@ def class_iou(matrix: Confusion) -> Scores:
     """IoU of every class, (..., K) for (..., K, K), in percent; NaN where the class occurs nowhere."""
     right = np.diagonal(matrix, axis1=-2, axis2=-1)
     union = matrix.sum(-1) + matrix.sum(-2) - right
-    return _percent(right, union)
+    return percent(right, union)
 
 
 def class_acc(matrix: Confusion) -> Scores:
     """Share of every class's pixels that is found, in percent; NaN where no label has the class."""
-    return _percent(np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(-1))
+    return percent(np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(-1))
 
 
 def mean(scores: Scores) -> float:
@@ -106,9 +106,10 @@ def random_baseline(matrix: Confusion) -> float:
     With p = 1/K: TP = p n_c, union = n_c + p N - p n_c.
     """
     pixels, chance = matrix.sum(1).astype(np.float64), 1 / len(matrix)
-    return mean(_percent(chance * pixels, pixels + chance * (pixels.sum() - pixels)))
+    return mean(percent(chance * pixels, pixels + chance * (pixels.sum() - pixels)))
 
 
-def _percent(part: NDArray[np.number], whole: NDArray[np.number]) -> Scores:
+def percent(part: NDArray[np.number], whole: NDArray[np.number]) -> Scores:
+    """``part`` of ``whole`` in percent, NaN where ``whole`` is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(whole > 0, 100.0 * part / whole, np.nan)
