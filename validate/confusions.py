@@ -59,6 +59,19 @@ class Confusions:
         self._counts.frombytes(flat[cells].astype(np.uint32).tobytes())
         self._ends.append(len(self._cells))
 
+    def extend(self, other: Confusions) -> None:
+        """Add the matrices of later images.
+
+        Raises:
+            ValueError: other classes.
+        """
+        if other.classes != self.classes:
+            raise ValueError(f"confusion matrices of {other.classes} classes, expected {self.classes}")
+        before = len(self._cells)
+        self._cells += other._cells
+        self._counts += other._counts
+        self._ends.extend(before + end for end in other._ends[1:])
+
     def __len__(self) -> int:
         return len(self._ends) - 1
 
@@ -151,7 +164,7 @@ def load_confusions(path: Path) -> dict[str, Confusions]:
         with zipfile.ZipFile(path) as archive:
             _check_sizes(archive)
         with np.load(path, allow_pickle=False) as stored:
-            sides = dict.fromkeys(name.partition(".")[0] for name in stored.files)
+            sides = dict.fromkeys(name.rpartition(".")[0] for name in stored.files)
             return {side: _read_side(stored, side) for side in sides}
     except (OSError, EOFError, ValueError, KeyError, TypeError, MemoryError, zlib.error, zipfile.BadZipFile) as error:
         raise UserError(f"{path} holds no confusion matrices of images ({error}).", "Validate again: segc validate") from error

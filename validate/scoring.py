@@ -23,6 +23,7 @@ from segc.core.progress import track
 from segc.data.dataset import Pair, SegmentationSet
 from segc.runtime.runner import open_runner
 from segc.runtime.segmenter import Segmenter
+from segc.validate.confusions import Confusions
 from segc.validate.metrics import Confusion, confusion
 
 T = TypeVar("T")
@@ -44,12 +45,19 @@ class Lane:
 class Scored:
     """What one artefact did on every image: its confusion matrices, in the order of the images."""
 
-    matrices: list[Confusion] = field(default_factory=list)
+    matrices: Confusions
+
+    @classmethod
+    def of(cls, matrix: Confusion) -> Scored:
+        """One image."""
+        found = cls(Confusions(len(matrix)))
+        found.matrices.append(matrix)
+        return found
 
     @property
     def total(self) -> Confusion:
         """Sum over the images."""
-        return np.sum(self.matrices, axis=0)
+        return self.matrices.total
 
 
 @dataclass
@@ -78,20 +86,21 @@ class Agreement:
 class Counts:
     """Everything counted on some images; ``reference`` and ``agreement`` are filled where two artefacts are compared."""
 
-    scored: Scored = field(default_factory=Scored)
+    scored: Scored
     reference: Scored | None = None
     agreement: Agreement | None = None
 
     @classmethod
-    def empty(cls, compared: bool) -> Counts:
+    def empty(cls, classes: int, compared: bool) -> Counts:
         """Nothing counted yet."""
-        return cls(reference=Scored(), agreement=Agreement()) if compared else cls()
+        first, second = (Scored(Confusions(classes)) for _ in range(2))
+        return cls(first, second, Agreement()) if compared else cls(first)
 
     def merge(self, other: Counts) -> Counts:
         """Append the counts of later images."""
-        self.scored.matrices += other.scored.matrices
+        self.scored.matrices.extend(other.scored.matrices)
         if self.reference and other.reference and self.agreement and other.agreement:
-            self.reference.matrices += other.reference.matrices
+            self.reference.matrices.extend(other.reference.matrices)
             self.agreement.merge(other.agreement)
         return self
 
@@ -139,7 +148,7 @@ def score(lanes: list[Lane], dataset: SegmentationSet, pairs: list[Pair]) -> Cou
         finally:
             free.put(lane)
 
-    counts = Counts.empty(compared=lanes[0].second is not None)
+    counts = Counts.empty(dataset.spec.num_classes, compared=lanes[0].second is not None)
     loaded = prefetch(lambda pair: _load(dataset, pair), pairs)
     for found in track(prefetch(count, loaded, len(lanes)), "validating", len(pairs)):
         counts.merge(found)
@@ -175,7 +184,7 @@ def _count(lane: Lane, image: Image, label: NDArray[np.integer], dataset: Segmen
     classes, ignore = dataset.spec.num_classes, dataset.spec.ignore_index
 
     def scored(found: NDArray[Any]) -> Scored:
-        return Scored([confusion(found, label, classes, ignore)])
+        return Scored.of(confusion(found, label, classes, ignore))
 
     found = lane.first.class_map(image)
     if lane.second is None:
