@@ -47,7 +47,7 @@ def interrupt(words: list[str], library: str, after: float) -> int:
         return 0  # ^C came after the verdict
     assert process.returncode in (0, INTERRUPTED), err
     if process.returncode == INTERRUPTED:
-        assert json.loads(out)["verdict"] == "interrupted" and "interrupted; type the same command to resume" in err
+        assert json.loads(out)["verdict"] == "interrupted" and "interrupted: nothing is half-written" in err
     return process.returncode
 
 
@@ -129,3 +129,9 @@ def test_export_keeps_the_old_bundle(bundle: Path, data: Path) -> None:
     code = interrupt(["export", config, *options, "-o", str(bundle), "--json"], "libtorch", random.uniform(0, 2))
     assert code == INTERRUPTED and content(bundle) == before
     assert [path.name for path in bundle.parent.iterdir()] == ["bundle"], "no temporary folder is left"
+
+
+def test_data_make(tmp_path: Path) -> None:
+    for after in moments(2, 0.5):
+        assert interrupt(["data", "make", str(tmp_path / "street"), "--json"], "cv2", after) == INTERRUPTED
+        assert not list(tmp_path.iterdir()), "no half-made set is left"
