@@ -35,7 +35,7 @@ def complexity(model: nn.Module, size: Size) -> Complexity:
     """
     import segc.ops.flops  # noqa: F401  (formulas of our operators)
 
-    twin = copy.deepcopy(model).to("meta").eval()
+    twin = copy.deepcopy(model).to("meta").eval().requires_grad_(False)
     deployed = [parameter for name, parameter in twin.named_parameters() if not name.startswith("auxiliary_head")]
     counter = FlopCounterMode(display=False, custom_mapping=_ELEMENTWISE)
     with torch.no_grad(), counter:

@@ -11,15 +11,18 @@ from torch import Tensor
 from segc.models.afformer.convert import from_official as afformer
 from segc.models.extrememeta.convert import from_official as extremec3
 from segc.models.hetnet.convert import from_official as hetnet
+from segc.models.pem.convert import from_official as pem
 from segc.models.segformer.convert import from_official as segformer
 from segc.models.segman.convert import from_official as segman
 
 State = dict[str, Tensor]
+# By the type of the head, where that says more than the backbone, or of the backbone.
 CONVERTERS: dict[str, Callable[[State], State]] = {
     "AFFormer": afformer,
     "ExtremeC3Net": extremec3,
     "HetNetBackbone": hetnet,
     "MixVisionTransformer": segformer,
+    "PEMHead": pem,
     "SegMANEncoder": segman,
 }
 # Counters of batch norms that only training with momentum=None reads.
@@ -42,7 +45,9 @@ def in_our_names(model_cfg: Mapping[str, Any], state: State) -> State:
     Raises:
         UserError: the tensors contradict what the network's authors publish.
     """
-    convert = CONVERTERS.get((model_cfg.get("backbone") or {}).get("type", ""))
+    parts = (model_cfg.get(name) or {} for name in ("decode_head", "backbone"))
+    kinds = [part.get("type", "") for part in parts if isinstance(part, Mapping)]
+    convert = next((CONVERTERS[kind] for kind in kinds if kind in CONVERTERS), None)
     return convert(state) if convert else state
 
 

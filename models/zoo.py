@@ -9,6 +9,9 @@ from segc.models.extrememeta.head import ExtremeC3Head
 from segc.models.hetnet.backbone import HetNetBackbone, MultiScalePreProcessor
 from segc.models.hetnet.head import HetNetHead
 from segc.models.hetnet.loss import StructureLoss
+from segc.models.mask_classification import MaskClassificationLoss
+from segc.models.pem.backbone import FourMapSTDC
+from segc.models.pem.head import PEMHead
 from segc.models.segman.decoder import SegMANDecoder
 from segc.models.segman.encoder import SegMANEncoder
 
@@ -17,9 +20,12 @@ __all__ = [
     "AFFormerHead",
     "ExtremeC3Head",
     "ExtremeC3Net",
+    "FourMapSTDC",
     "HetNetBackbone",
     "HetNetHead",
+    "MaskClassificationLoss",
     "MultiScalePreProcessor",
+    "PEMHead",
     "SegMANDecoder",
     "SegMANEncoder",
     "StructureLoss",
