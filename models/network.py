@@ -13,6 +13,7 @@ from mmengine.config import Config
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import segc.models.reshaped  # noqa: F401  (the type of a pruned network's config)
 from segc.core.errors import UserError
 from segc.core.files import atomic_path
 from segc.models.checkpoint import Checkpoint, Palette, as_palette, read_checkpoint

@@ -103,7 +103,7 @@ class FilterAttention(nn.Module):
         q_map, k_map, v_map = self.qkv(x).chunk(3, 1)
         q, k, v = (tensor.flatten(2).unflatten(1, (HEADS, -1)) for tensor in (q_map, k_map, v_map))
         context = v @ k.softmax(-1).transpose(-1, -2)
-        attended = (self.scale * (context @ q)).flatten(1, 2).view_as(x)
+        attended = (self.scale * (context @ q)).flatten(1, 2).view_as(q_map)
         return self.proj(attended + filters(q_map, v_map, matrices))
 
 

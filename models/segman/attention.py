@@ -48,12 +48,17 @@ class WindowAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int, kernel_size: int) -> None:
         super().__init__()
-        self.heads, self.kernel_size = heads, kernel_size
+        self.kernel_size = kernel_size
         self.scale = (channels // heads) ** -0.5
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.lepe = depthwise(channels, 5)
         self.proj = nn.Conv2d(channels, channels, 1)
         self.rpb = nn.ParameterList([torch.zeros(heads, 2 * kernel_size - 1, 2 * kernel_size - 1)])
+
+    @property
+    def heads(self) -> int:
+        """Number of heads; pruning removes some, and with them channels inside the attention."""
+        return int(self.rpb[0].shape[0])
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Map (N, C, H, W) to the same shape; cos and sin as ``RotaryPosition2d`` gives them."""
@@ -62,7 +67,7 @@ class WindowAttention(nn.Module):
         q, k = rotate(q, cos.to(q.dtype), sin.to(q.dtype)), rotate(k, cos.to(q.dtype), sin.to(q.dtype))
         local = neighborhood_attention_2d(q, k, v, self.kernel_size, scale=self.scale, rpb=self.rpb[0])
         mixed = self.mix(q, k, local)
-        return self.proj(mixed + self.lepe(qkv[:, -x.shape[1] :]))
+        return self.proj(mixed + self.lepe(qkv[:, -self.lepe.in_channels :]))
 
     def mix(self, q: Tensor, k: Tensor, local: Tensor) -> Tensor:
         """From what the windows gave (N, H, W, heads, head_dim) to the map (N, C, H, W)."""
