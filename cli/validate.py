@@ -22,31 +22,74 @@ def validate(
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,
     max_drop: Annotated[float | None, typer.Option(help="End with exit code 1 when mIoU drops by more points.")] = None,
+    fail_if: Annotated[
+        str | None, typer.Option(help='End with exit code 1 when this holds: "drop(mIoU) > 0.5 or drop(class:person) > 1".')
+    ] = None,
+    resamples: Annotated[int, typer.Option(help="Draws of the bootstrap that gives drops their intervals; 0: none.")] = 10_000,
+    confidence: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
+    interval: Annotated[str, typer.Option(help="percentile or bca.")] = "percentile",
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Result file. Default: BUNDLE/results/....")] = None,
 ) -> Outcome:
     """Score an artefact on labelled images at label resolution: mIoU, mAcc, aAcc, IoU per class, and what it lost against another.
 
-    Example: segc validate bundle@int8 --against bundle@fp32 --max-drop 0.5
+    A drop comes with its bootstrap interval over the images; --fail-if judges the drop, upper(drop(mIoU)) the interval's end.
+
+    Example: segc validate bundle@int8 --against bundle@fp32 --fail-if "drop(mIoU) > 0.5 or drop(class:person) > 1"
     """
     from segc.core.errors import UserError
     from segc.data.dataset import open_dataset
     from segc.validate.evaluate import validate as run
+    from segc.validate.fail_if import parse_condition, quantities, quantity_names
     from segc.validate.source import data_of
 
     if max_drop is not None and against is None:
         raise UserError("--max-drop needs something to drop from.", "Add --against ARTEFACT.")
+    condition = parse_condition(fail_if) if fail_if is not None else None
+    bootstrap = _bootstrap(resamples, confidence, interval, seed)
     root, own_layout, own_split = data_of(target, data)
     dataset = open_dataset(root, layout or own_layout, split or own_split)
+    if condition:
+        condition.check(quantity_names(dataset.spec.classes, against is not None, bootstrap is not None))
     result = run(
-        target, dataset, against=against, backend=backend, against_backend=against_backend, threads=threads, limit=limit, output=output
+        target,
+        dataset,
+        against=against,
+        backend=backend,
+        against_backend=against_backend,
+        threads=threads,
+        limit=limit,
+        output=output,
+        bootstrap=bootstrap,
     )
     values = {row["metric"]: row["value"] for row in result["rows"]}
-    passed = max_drop is None or values["drop mIoU"] <= max_drop
-    return Outcome(_summary(values, max_drop), result, [_class_table(result), _summary_table(result), *result["notices"]], passed)
+    failed = condition is not None and condition.holds(quantities(result))
+    passed = not failed and (max_drop is None or values["drop mIoU"] <= max_drop)
+    summary = _summary(result, max_drop) + (f"; {fail_if} {'holds' if failed else 'does not hold'}" if condition else "")
+    return Outcome(summary, result, [_class_table(result), _summary_table(result), *result["notices"]], passed)
 
 
-def _summary(values: dict[str, float], max_drop: float | None) -> str:
-    drop = f", {values['drop mIoU']:+.2f} points lost" if "drop mIoU" in values else ""
+def _bootstrap(resamples: int, confidence: float, interval: str, seed: int) -> Any:
+    from segc.core.errors import UserError
+    from segc.validate.bootstrap import METHODS, Bootstrap
+
+    if resamples == 0:
+        return None
+    try:
+        return Bootstrap(resamples, confidence, seed, next(each for each in METHODS if each == interval.lower()))
+    except (ValueError, StopIteration):
+        given = f"--resamples {resamples} --confidence {confidence} --interval {interval}"
+        expected = f"100 or more draws (0: no intervals), a level from 0.5 to below 1, one of {', '.join(METHODS)}"
+        raise UserError(f"{given}: expected {expected}.") from None
+
+
+def _summary(result: dict[str, Any], max_drop: float | None) -> str:
+    from segc.validate.intervals import interval_text
+
+    rows = {row["metric"]: row for row in result["rows"]}
+    values = {metric: row["value"] for metric, row in rows.items()}
+    sure = interval_text(rows.get("drop mIoU", {}))
+    drop = f", {values['drop mIoU']:+.2f} points lost{f' ({sure})' if sure else ''}" if "drop mIoU" in values else ""
     allowed = f" (allowed {max_drop:g})" if max_drop is not None else ""
     baselines = f"all one class {values['all-one-class mIoU']:.2f} %, random {values['random mIoU']:.2f} %"
     return f"mIoU {values['mIoU']:.2f} %{drop}{allowed}; {baselines}"
@@ -55,32 +98,42 @@ def _summary(values: dict[str, float], max_drop: float | None) -> str:
 def _summary_table(result: dict[str, Any]) -> Any:
     from rich.table import Table
 
+    from segc.validate.intervals import interval_text
+
     data = result["dataset"]
     table = Table(title=f"{result['target']} on {result['backend']}, {data['n']} images of {data['name']} {data['split']}")
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("unit")
+    table.add_column("")
     for row in result["rows"]:
-        table.add_row(row["metric"], f"{row['value']:.2f}", row["unit"])
+        table.add_row(row["metric"], f"{row['value']:.2f}", row["unit"], interval_text(row))
     return table
 
 
 def _class_table(result: dict[str, Any]) -> Any:
     from rich.table import Table
 
-    compared = result["against"] is not None
-    table = Table()
-    for name in ["class", "IoU %", "Acc %", *(["reference IoU %", "drop", "agreement %"] if compared else [])]:
+    columns = {"iou": "IoU %", "acc": "Acc %"}
+    if result["against"] is not None:
+        columns |= {"reference_iou": "reference IoU %", "drop": "drop", "agreement": "agreement %"}
+    with_intervals = "drop_low" in result["per_class"][0]
+    table = Table(caption="drop*: not zero, with every class looked at (Holm)" if with_intervals else None)
+    for name in ["class", *columns.values(), *(["interval"] if with_intervals else [])]:
         table.add_column(name, justify="left" if name == "class" else "right")
     for row in result["per_class"]:
-        keys = ["iou", "acc", *(["reference_iou", "drop", "agreement"] if compared else [])]
-        table.add_row(row["class"], *[_cell(row[key], key) for key in keys])
+        cells = [_cell(row, key) for key in columns]
+        table.add_row(row["class"], *cells, *([_interval(row)] if with_intervals else []))
     return table
 
 
-def _cell(value: float | None, key: str) -> str:
+def _cell(row: dict[str, Any], key: str) -> str:
+    value = row[key]
     if value is None:
         return "-"
-    if key == "drop" and value >= 0.5:
-        return f"[red]{value:.2f}[/]"
-    return f"{value:.2f}"
+    text = f"{value:.2f}" + ("*" if key == "drop" and row.get("distinguishable") else "")
+    return f"[red]{text}[/]" if key == "drop" and value >= 0.5 else text
+
+
+def _interval(row: dict[str, Any]) -> str:
+    return "-" if row["drop_low"] is None else f"{row['drop_low']:+.2f} to {row['drop_high']:+.2f}"

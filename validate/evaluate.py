@@ -14,10 +14,15 @@ from segc.core.rows import Row, environment
 from segc.data.dataset import Pair, SegmentationSet
 from segc.runtime.segmenter import Segmenter
 from segc.runtime.target import Target, content_hash, parse_target
+from segc.validate.bootstrap import Bootstrap, Drops, paired_drops
+from segc.validate.confusions import save_confusions
+from segc.validate.intervals import class_fields, drop_rows, few_images_notice
 from segc.validate.metrics import Confusion, Summary, one_class_baseline, random_baseline, summarize
 from segc.validate.scoring import Agreement, Counts, Lane, Scored, open_lanes, score
 
 RESULTS = "results"
+
+_BOOTSTRAP = Bootstrap()
 
 
 def validate(
@@ -30,6 +35,7 @@ def validate(
     threads: int | None = None,
     limit: int | None = None,
     output: Path | None = None,
+    bootstrap: Bootstrap | None = _BOOTSTRAP,
 ) -> dict[str, Any]:
     """Score ``target`` on a dataset at label resolution, and against another artefact where one is named.
 
@@ -40,7 +46,9 @@ def validate(
         backend, against_backend: see ``segc.runtime.runner.open_runner``.
         threads: CPU threads, shared by the images that run at a time; None takes every core.
         limit: only the first images.
-        output: result file; None stores the result in the bundle's ``results/`` when ``target`` is a bundle.
+        output: result file; None stores the result in the bundle's ``results/`` when ``target`` is a bundle. The confusion matrices of
+            every image go beside it, to ``*.confusion.npz``.
+        bootstrap: how the intervals of the drop are made; None makes none.
 
     Returns:
         The result as stored: rows, per_class, per_image, dataset, environment.
@@ -57,9 +65,10 @@ def validate(
     start = time.perf_counter()
     counts = score(lanes, dataset, pairs)
     seconds = time.perf_counter() - start
-    result = _result(target, against, lanes, dataset, pairs, counts, seconds)
+    result = _result(target, against, lanes, dataset, pairs, counts, seconds, bootstrap)
     path = output or result_path(target, first)
     if path is not None:
+        result["confusions"] = _store_confusions(path.with_suffix(".confusion.npz"), counts)
         write_json(path, result)
     return result
 
@@ -70,6 +79,12 @@ def result_path(target: str, segmenter: Segmenter) -> Path | None:
     if found.kind != "bundle":
         return None
     return found.path / RESULTS / f"validation.{segmenter.runner.precision}.{segmenter.runner.backend}.json"
+
+
+def _store_confusions(path: Path, counts: Counts) -> dict[str, str]:
+    sides = {"target": counts.scored, **({"against": counts.reference} if counts.reference else {})}
+    save_confusions(path, {name: side.matrices for name, side in sides.items()})
+    return {"file": path.name, "sha256": sha256_file(path)}
 
 
 def _check_classes(segmenter: Segmenter, dataset: SegmentationSet, name: str) -> None:
@@ -88,13 +103,18 @@ def _result(
     pairs: list[Pair],
     counts: Counts,
     seconds: float,
+    bootstrap: Bootstrap | None,
 ) -> dict[str, Any]:
     first, second = lanes[0].first, lanes[0].second
     scored, reference, agreement = counts.scored, counts.reference, counts.agreement
     summary = summarize(scored.total)
     other = summarize(reference.total) if reference else None
     conditions = {"precision": first.runner.precision, "backend": first.runner.backend, "split": dataset.split, "resolution": "label"}
-    rows = _rows(summary, other, scored.total, agreement, len(pairs), seconds, conditions)
+    drops = paired_drops(reference.matrices, scored.matrices, bootstrap) if reference and bootstrap else None
+    rows = _rows(summary, scored.total, len(pairs), seconds, conditions)
+    if other is not None and agreement is not None:
+        rows += _compared_rows(other, agreement, len(pairs), conditions)
+        rows += drop_rows(other, summary, drops, len(pairs), conditions, bootstrap)
     return {
         "kind": "validation",
         **_subject(target, first),
@@ -108,10 +128,10 @@ def _result(
             "sha256": sha256_json([[sha256_file(pair.image), sha256_file(pair.label)] for pair in pairs]),
         },
         "classes": list(dataset.spec.classes),
-        "rows": [row.model_dump() for row in rows],
-        "per_class": _per_class(dataset, summary, other, scored.total, agreement),
+        "rows": [row.model_dump() for row in rows if np.isfinite(row.value)],
+        "per_class": _per_class(dataset, summary, other, scored.total, agreement, drops),
         "per_image": _per_image(dataset, pairs, scored, reference, agreement),
-        "notices": sorted({notice for lane in lanes for notice in lane.first.notices}),
+        "notices": sorted({notice for lane in lanes for notice in lane.first.notices}) + (few_images_notice(len(pairs)) if drops else []),
         "seconds": seconds,
         "environment": environment(),
     }
@@ -132,31 +152,21 @@ def _name(target: Target, precision: str) -> str:
     return f"{target.path.name}@{precision}" if target.kind == "bundle" else target.path.name
 
 
-def _rows(
-    summary: Summary,
-    other: Summary | None,
-    total: Confusion,
-    agreement: Agreement | None,
-    n: int,
-    seconds: float,
-    conditions: dict[str, Any],
-) -> list[Row]:
+def _rows(summary: Summary, total: Confusion, n: int, seconds: float, conditions: dict[str, Any]) -> list[Row]:
     values = [("mIoU", summary.miou, "%"), ("mAcc", summary.macc, "%"), ("aAcc", summary.aacc, "%")]
-    if other is not None and agreement is not None:
-        values += [("reference mIoU", other.miou, "%"), ("reference mAcc", other.macc, "%"), ("reference aAcc", other.aacc, "%")]
-        values += [("drop mIoU", other.miou - summary.miou, "points")]
-        values += [("pixel agreement", 100 * sum(agreement.same) / sum(agreement.pixels), "%")]
     values += [("all-one-class mIoU", one_class_baseline(total), "%"), ("random mIoU", random_baseline(total), "%")]
     values += [("images/s", n / seconds, "images/s")]
-    return [
-        Row(metric=metric, value=value, unit=unit, n=n, conditions=conditions)
-        for metric, value, unit in values
-        if np.isfinite(value)
-    ]  # fmt: skip
+    return [Row(metric=metric, value=value, unit=unit, n=n, conditions=conditions) for metric, value, unit in values]
+
+
+def _compared_rows(other: Summary, agreement: Agreement, n: int, conditions: dict[str, Any]) -> list[Row]:
+    values = [("reference mIoU", other.miou), ("reference mAcc", other.macc), ("reference aAcc", other.aacc)]
+    values += [("pixel agreement", 100 * sum(agreement.same) / sum(agreement.pixels))]
+    return [Row(metric=metric, value=value, unit="%", n=n, conditions=conditions) for metric, value in values]
 
 
 def _per_class(
-    dataset: SegmentationSet, summary: Summary, other: Summary | None, total: Confusion, agreement: Agreement | None
+    dataset: SegmentationSet, summary: Summary, other: Summary | None, total: Confusion, agreement: Agreement | None, drops: Drops | None
 ) -> list[dict[str, Any]]:
     counts: Any = agreement.matrix if agreement is not None else None
     table = []
@@ -167,6 +177,7 @@ def _per_class(
             row["reference_iou"] = _number(other.iou[index])
             row["drop"] = _number(other.iou[index] - summary.iou[index])
             row["agreement"] = float(100 * counts[0][index] / counts[1][index]) if counts[1][index] else None
+            row.update(class_fields(drops.classes[index]) if drops else {})
         table.append(row)
     return table
 

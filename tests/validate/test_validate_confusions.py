@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segc.core.errors import UserError
@@ -31,6 +31,7 @@ def matrix_lists(draw: st.DrawFn) -> tuple[list[np.ndarray], int]:
 
 
 @given(matrix_lists())
+@settings(max_examples=25)
 def test_what_goes_in_comes_out(tmp_path_factory: pytest.TempPathFactory, case: tuple[list[np.ndarray], int]) -> None:
     matrices, classes = case
     path = tmp_path_factory.mktemp("confusions") / "x.npz"
