@@ -24,8 +24,8 @@ from segc.runtime.segmenter import network_inputs
 
 FEW_IMAGES = 8
 _INPUT = "images"
-# Float tensors of other ranks are shapes and scales.
-_ACTIVATION_RANKS = (2, 3, 4)
+# Float tensors of lower ranks are shapes and scales.
+_LEAST_RANK = 2
 
 
 def calibrate(
@@ -118,7 +118,7 @@ def _exposed_session(graph: Path, threads: int | None) -> tuple[ort.InferenceSes
 
 def _is_activation(item: onnx.ValueInfoProto) -> bool:
     kind = item.type.tensor_type
-    return kind.elem_type == onnx.TensorProto.FLOAT and len(kind.shape.dim) in _ACTIVATION_RANKS
+    return kind.elem_type == onnx.TensorProto.FLOAT and len(kind.shape.dim) >= _LEAST_RANK
 
 
 def _batches(images: list[NDArray[np.uint8]], batch: int | None) -> Iterator[NDArray[Any]]:

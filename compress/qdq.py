@@ -52,7 +52,7 @@ def insert_qdq(model: ModelProto, placement: Placement, ranges: Mapping[str, flo
         nodes_to_quantize=placement.quantized,
         nodes_to_exclude=[],
         op_types_to_quantize=list(WEIGHTED + CHAIN),
-        extra_options=_SETTINGS,
+        extra_options={**_SETTINGS, "TensorQuantOverrides": _scaled_as_a_whole(copy)},
     )
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)
@@ -64,6 +64,14 @@ def insert_qdq(model: ModelProto, placement: Placement, ranges: Mapping[str, flo
     quantized: ModelProto = quantizer.model.model
     _drop_contrib_import(quantized)
     return quantized
+
+
+def _scaled_as_a_whole(model: ModelProto) -> dict[str, list[dict[str, bool]]]:
+    """Constants of a MatMul that get one scale: on the left its last axis is summed over, and ONNX Runtime takes no more for a stack."""
+    ranks = {item.name: len(item.dims) for item in model.graph.initializer}
+    products = [node.input for node in model.graph.node if node.op_type == "MatMul"]
+    names = {name for left, right in products for name in (left, right) if name in ranks and (name == left or ranks[name] > 2)}
+    return {name: [{"symmetric": True}] for name in names}
 
 
 def _ranges(model: ModelProto, placement: Placement, ranges: Mapping[str, float]) -> TensorsData:

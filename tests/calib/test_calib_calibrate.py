@@ -46,6 +46,19 @@ def test_ranges_are_those_of_a_direct_run(bundle: Path, images: list[Path]) -> N
     assert table.percentile is None and "only 3 calibration images" in table.notes[0]
 
 
+def test_activations_of_five_axes_have_ranges(images: list[Path], tmp_path: Path) -> None:
+    """Windows of attention are."""
+    model = small_model()
+    at = [node.name for node in model.graph.node].index("classify")
+    shapes = {"five": [1, 2, 4, 32, 48], "four": [1, 8, 32, 48]}
+    model.graph.initializer.extend(constant(f"{name}_shape", shape, np.int64) for name, shape in shapes.items())
+    model.graph.node.insert(at, onnx.helper.make_node("Reshape", ["mix", "five_shape"], ["five"]))
+    model.graph.node.insert(at + 1, onnx.helper.make_node("Reshape", ["five", "four_shape"], ["four"]))
+    model.graph.node[at + 2].input[0] = "four"
+    ranges = read_table(calibrate(small_bundle(tmp_path / "windows", model), images, threads=1)).ranges
+    assert ranges["five"] == ranges["mix"] > 0
+
+
 def test_same_seed_same_table_and_one_image_is_noted(bundle: Path, images: list[Path], tmp_path: Path) -> None:
     first, second = (
         calibrate(bundle, order, count=1, seed=5, output=tmp_path / name) for name, order in (("a", images), ("b", images[::-1]))

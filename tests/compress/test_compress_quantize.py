@@ -246,6 +246,30 @@ def test_other_weighted_ops_are_per_channel_on_the_right_axis(op: str) -> None:
     np.testing.assert_allclose(actual, expected, atol=0.05 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize(
+    ("left", "shape", "scales"), [(False, (4, 6), [6]), (False, (3, 4, 6), []), (True, (5, 4), []), (True, (3, 5, 4), [])]
+)
+def test_scales_of_a_products_constant(left: bool, shape: tuple[int, ...], scales: list[int]) -> None:
+    """One a column of a plain matrix on the right; any other axis is summed over, or not taken by ONNX Runtime."""
+    random = np.random.default_rng(0)
+    x = (*shape[:-2], 4, 6) if left else (*shape[:-2], 5, 4)
+    nodes = [
+        helper.make_node("MatMul", ["w", "x"] if left else ["x", "w"], ["a"], "first"),
+        helper.make_node("MatMul", ["a", "v"], ["y"], "last"),
+    ]
+    inputs = [helper.make_tensor_value_info("x", 1, x)]
+    outputs = [helper.make_tensor_value_info(name, 1, None) for name in ("a", "y")]
+    constants = [constant("w", random.normal(size=shape)), constant("v", random.normal(size=(6, 2)))]
+    opset = [helper.make_opsetid("", 17)]
+    model = helper.make_model(helper.make_graph(nodes, "g", inputs, outputs, constants), opset_imports=opset, ir_version=9)
+    model = onnx.shape_inference.infer_shapes(model)
+    found = quantize_graph(model, {"x": 2.0, "a": 30.0}, place(model))
+    assert list(next(item for item in found.graph.initializer if item.name == "w_scale").dims) == scales
+    feed = {"x": random.uniform(-2, 2, x).astype(np.float32)}
+    expected, actual = (ort.InferenceSession(item.SerializeToString()).run(["a"], feed)[0] for item in (model, found))
+    np.testing.assert_allclose(actual, expected, atol=0.03 * np.abs(expected).max())
+
+
 def test_computed_sizes_and_limits_need_no_range(calibrated: Path) -> None:
     model = small_model()
     size = next(item for item in model.graph.initializer if item.name == "size")
