@@ -26,7 +26,7 @@ def convert(
     ] = False,
     override: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, a dotted key of the config.")] = None,
 ) -> Outcome:
-    """Turn published weights (SegMAN, AFFormer, SegFormer, mmseg 0.x) into one safe file with config and classes.
+    """Turn published weights (SegMAN, AFFormer, SegFormer, HetNet, ExtremeC3Net, mmseg 0.x) into one safe file with config and classes.
 
     Example: segc convert segc::segman/segman_t_ade20k.py --weights segman_t_ade.pth -o segman_t.safetensors
     """

@@ -26,6 +26,12 @@ def mask_iou(found: Mask, truth: Mask) -> float:
     return np.count_nonzero(found & truth) / either if either else 1.0
 
 
+def balanced_error_rate(found: Mask, truth: Mask) -> float:
+    """Share of wrong pixels, mirror and background each for itself, then averaged; a kind that the truth has not is left out."""
+    wrong = found != truth
+    return float(np.mean([wrong[kind].mean() for kind in (truth, ~truth) if kind.any()]))
+
+
 def stretched(picture: Grey) -> NDArray[np.float32]:
     """A grey picture stretched to 0..1 between its own darkest and brightest pixel; a flat one becomes 0."""
     low, high = int(picture.min()), int(picture.max())
@@ -47,10 +53,10 @@ def max_f_beta(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> f
 
 @METRICS.register_module()
 class MirrorMetric(BaseMetric):
-    """IoU, maximal F-beta and MAE of a network with one probability a pixel, as shares (0 to 1).
+    """IoU, accuracy, balanced error rate, maximal F-beta and MAE of a network with one probability a pixel, as shares (0 to 1).
 
-    As published: probabilities are rounded to 8 bits; IoU is the mean over images of the mask from level 128; MAE compares the mask
-    with the picture stretched to 0..1 (so that it says nothing on calibration); F-beta is the largest of the mean curves.
+    As published: probabilities are rounded to 8 bits; IoU, pixel accuracy and BER are means over images of the mask from level 128; MAE
+    compares the mask with the picture stretched to 0..1 (so that it says nothing on calibration); F-beta is the largest of the mean curves.
 
     Raises:
         UserError: the network gives more than one channel.
@@ -64,16 +70,16 @@ class MirrorMetric(BaseMetric):
                 raise UserError(f"MirrorMetric got {probability.shape[0]} channels; expected one probability a pixel (out_channels=1).")
             self.results.append(self._scores(probability, sample["gt_sem_seg"]["data"].squeeze().cpu().numpy() == 1))
 
-    def compute_metrics(self, results: list[tuple[float, float, Any, Any]]) -> dict[str, float]:
+    def compute_metrics(self, results: list[tuple[float, float, float, float, Any, Any]]) -> dict[str, float]:
         """Means over the images."""
-        iou, mae, precision, recall = zip(*results, strict=True)
-        curves = np.mean(precision, 0), np.mean(recall, 0)
-        return {"IoU": float(np.mean(iou)), "F-beta": max_f_beta(*curves), "MAE": float(np.mean(mae))}
+        *scores, precision, recall = zip(*results, strict=True)
+        means = {name: float(np.mean(values)) for name, values in zip(("IoU", "accuracy", "BER", "MAE"), scores, strict=True)}
+        return {**means, "F-beta": max_f_beta(np.mean(precision, 0), np.mean(recall, 0))}
 
     @staticmethod
-    def _scores(probability: NDArray[np.float32], truth: Mask) -> tuple[float, float, Any, Any]:
+    def _scores(probability: NDArray[np.float32], truth: Mask) -> tuple[float, float, float, float, Any, Any]:
         picture = np.round(probability * (_LEVELS - 1)).astype(np.uint8)
-        spread = stretched(picture)
-        error = float(np.abs(spread - truth).mean())
+        found, spread = picture >= _LEVELS // 2, stretched(picture)
         curves = precision_recall((spread * (_LEVELS - 1)).astype(np.uint8), truth)
-        return mask_iou(picture >= _LEVELS // 2, truth), error, *curves
+        error = float(np.abs(spread - truth).mean())
+        return mask_iou(found, truth), float((found == truth).mean()), balanced_error_rate(found, truth), error, *curves

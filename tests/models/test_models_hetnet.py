@@ -170,7 +170,11 @@ def _scores(pictures: list[np.ndarray], truths: list[np.ndarray]) -> dict[str, f
         curves.append([(hits + 1e-4) / (np.array([hard.sum() for hard in found]) + 1e-4), (hits + 1e-4) / (truth.sum() + 1e-4)])
     precision, recall = np.mean(curves, 0)
     ious = [((p >= 127.5) & t).sum() / ((p >= 127.5) | t).sum() for p, t in zip(pictures, truths, strict=True)]
-    return {"IoU": np.mean(ious), "F-beta": np.max(1.3 * precision * recall / (0.3 * precision + recall)), "MAE": np.mean(maes)}
+    hard = [picture >= 127.5 for picture in pictures]
+    accuracies = [(h == t).mean() for h, t in zip(hard, truths, strict=True)]
+    bers = [1 - ((h & t).sum() / t.sum() + (~h & ~t).sum() / (~t).sum()) / 2 for h, t in zip(hard, truths, strict=True)]
+    best = np.max(1.3 * precision * recall / (0.3 * precision + recall))
+    return {"IoU": np.mean(ious), "accuracy": np.mean(accuracies), "BER": np.mean(bers), "F-beta": best, "MAE": np.mean(maes)}
 
 
 def test_the_metric_is_the_published_evaluation() -> None:
@@ -193,7 +197,8 @@ def test_empty_masks_and_flat_pictures_have_scores() -> None:
     metric = MirrorMetric()
     metric.process(None, [{"seg_logits": {"data": torch.full((1, 4, 4), 0.5)}, "gt_sem_seg": {"data": torch.ones(1, 4, 4)}}])
     recall = 1e-4 / (16 + 1e-4)  # nothing lies above the flat level; precision is 1e-4 / 1e-4
-    assert metric.compute_metrics(metric.results) == pytest.approx({"IoU": 1.0, "F-beta": 1.3 * recall / (0.3 + recall), "MAE": 1.0})
+    expected = {"IoU": 1.0, "accuracy": 1.0, "BER": 0.0, "F-beta": 1.3 * recall / (0.3 + recall), "MAE": 1.0}
+    assert metric.compute_metrics(metric.results) == pytest.approx(expected)
 
 
 def test_the_metric_refuses_two_channels() -> None:
