@@ -91,8 +91,8 @@ class Confusions:
         """Sum over the images."""
         return _sums(self._cell_index(), np.array(self._counts), self.classes**2).reshape(self.classes, self.classes)
 
-    def counts(self) -> ClassCounts:
-        """Pixels of every class in every image."""
+    def counts(self, classes: int | None = None) -> ClassCounts:
+        """Pixels of every class in every image; of the first ``classes`` ones where that is given."""
         ends = np.array(self._ends, np.int64)
         image = np.repeat(np.arange(len(self)), ends[1:] - ends[:-1]) * self.classes
         row, column = np.divmod(self._cell_index(), self.classes)
@@ -100,7 +100,7 @@ class Confusions:
         right = row == column
         return ClassCounts(
             *(
-                _sums(image[chosen] + one[chosen], pixels[chosen], len(self) * self.classes).reshape(shape).astype(np.float64)
+                _sums(image[chosen] + one[chosen], pixels[chosen], len(self) * self.classes).reshape(shape)[:, :classes].astype(np.float64)
                 for one, chosen in ((row, right), (row, slice(None)), (column, slice(None)))
             )
         )
