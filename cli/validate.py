@@ -9,6 +9,8 @@ import typer
 
 from segc.cli.verb import Outcome, verb
 
+_FLIPS = 6
+
 
 @verb
 def validate(
@@ -29,6 +31,7 @@ def validate(
     confidence: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
     interval: Annotated[str, typer.Option(help="percentile or bca.")] = "percentile",
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    boundary: Annotated[bool, typer.Option("--boundary", help="Score class borders and small regions too; takes longer.")] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Result file. Default: BUNDLE/results/....")] = None,
 ) -> Outcome:
     """Score an artefact on labelled images at label resolution: mIoU, mAcc, aAcc, IoU per class, and what it lost against another.
@@ -50,7 +53,7 @@ def validate(
     root, own_layout, own_split = data_of(target, data)
     dataset = open_dataset(root, layout or own_layout, split or own_split)
     if condition:
-        condition.check(quantity_names(dataset.spec.classes, against is not None, bootstrap is not None))
+        condition.check(quantity_names(dataset.spec.classes, against is not None, bootstrap is not None, boundary))
     result = run(
         target,
         dataset,
@@ -61,12 +64,14 @@ def validate(
         limit=limit,
         output=output,
         bootstrap=bootstrap,
+        places=boundary,
     )
     values = {row["metric"]: row["value"] for row in result["rows"]}
     failed = condition is not None and condition.holds(quantities(result))
     passed = not failed and (max_drop is None or values["drop mIoU"] <= max_drop)
     summary = _summary(result, max_drop) + (f"; {fail_if} {'holds' if failed else 'does not hold'}" if condition else "")
-    return Outcome(summary, result, [_class_table(result), _summary_table(result), *result["notices"]], passed)
+    view = [_class_table(result), *_flip_table(result), _summary_table(result), *result["notices"]]
+    return Outcome(summary, result, view, passed)
 
 
 def _bootstrap(resamples: int, confidence: float, interval: str, seed: int) -> Any:
@@ -125,6 +130,18 @@ def _class_table(result: dict[str, Any]) -> Any:
         cells = [_cell(row, key) for key in columns]
         table.add_row(row["class"], *cells, *([_interval(row)] if with_intervals else []))
     return table
+
+
+def _flip_table(result: dict[str, Any]) -> list[Any]:
+    from rich.table import Table
+
+    table = Table(title="of a class's labelled pixels, what became another class")
+    table.add_column("label -> found")
+    table.add_column("more, %", justify="right")
+    table.add_column("pixels", justify="right")
+    for row in result["flips"][:_FLIPS]:
+        table.add_row(f"{row['label']} -> {row['found']}", f"{row['points']:+.2f}", f"{row['pixels']:+,}")
+    return [table] if result["flips"] else []
 
 
 def _cell(row: dict[str, Any], key: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segc.validate.confusions import ClassCounts, Confusions
+from segc.validate.confusions import ClassCounts
 from segc.validate.metrics import Scores, percent
 
 Method = Literal["percentile", "bca"]
@@ -79,22 +79,23 @@ class Drops:
     classes: list[Interval | None]
 
 
-def paired_drops(reference: Confusions, target: Confusions, options: Bootstrap) -> Drops | None:
+def paired_drops(reference: ClassCounts, target: ClassCounts, options: Bootstrap) -> Drops | None:
     """Intervals of what ``target`` lost against ``reference`` on the same images, in their order; None for less than two images.
 
-    Time is that of one matrix product, (resamples, images) by (images, 5 K).
+    Time is that of one matrix product, (resamples, images) by (images, 6 K).
 
     Raises:
         ValueError: other classes or another number of images.
     """
-    if (reference.classes, len(reference)) != (target.classes, len(target)):
-        raise ValueError(f"{len(reference)} images of {reference.classes} classes against {len(target)} of {target.classes}")
-    if len(target) < 2:
+    images = len(target.label)
+    if reference.label.shape != target.label.shape:
+        raise ValueError(f"(images, classes) {reference.label.shape} against {target.label.shape}")
+    if images < 2:
         return None
-    sides = [reference.counts(), target.counts()]
-    drawn = np.concatenate([_drops(sides, weights) for weights in _draws(len(target), options)])
+    sides = (reference, target)
+    drawn = np.concatenate([_drops(sides, weights) for weights in _draws(images, options)])
     left_out = _drops(sides, None)
-    value = _drops(sides, np.ones((1, len(target))))[0]
+    value = _drops(sides, np.ones((1, images)))[0]
     found = [_interval(value[each], drawn[:, each], left_out[:, each], options) for each in range(len(value))]
     means = {name: each for name, each in zip(MEANS, found, strict=False) if each is not None}
     return Drops(means, _adjusted(found[len(MEANS) :]))
@@ -119,9 +120,9 @@ def _draws(images: int, options: Bootstrap) -> Iterator[Scores]:
         yield np.bincount(chosen.ravel(), minlength=rows * images).reshape(rows, images).astype(np.float64)
 
 
-def _drops(sides: list[ClassCounts], weights: Scores | None) -> Scores:
+def _drops(sides: tuple[ClassCounts, ClassCounts], weights: Scores | None) -> Scores:
     """Drops (resamples, 3 + K) of mIoU, mAcc, aAcc and every class; without weights, of the set without each of its images."""
-    reference, target = (_scores(_weighted(counts, weights)) for counts in sides)
+    reference, target = (scores(_weighted(counts, weights)) for counts in sides)
     return reference - target
 
 
@@ -131,7 +132,7 @@ def _weighted(counts: ClassCounts, weights: Scores | None) -> ClassCounts:
     return ClassCounts(*(weights @ each if weights is not None else each.sum(0) - each for each in fields))
 
 
-def _scores(counts: ClassCounts) -> Scores:
+def scores(counts: ClassCounts) -> Scores:
     """mIoU, mAcc, aAcc and IoU of every class, (..., 3 + K), in percent; NaN where there is none."""
     iou = percent(counts.right, counts.label + counts.found - counts.right)
     acc = percent(counts.right, counts.label)

@@ -43,6 +43,13 @@ class Confusions:
         self._cells = array("I")
         self._counts = array("I")
 
+    @classmethod
+    def of(cls, matrix: Confusion) -> Confusions:
+        """Those of one image."""
+        found = cls(len(matrix))
+        found.append(matrix)
+        return found
+
     def append(self, matrix: Confusion) -> None:
         """Add the matrix of the next image.
 

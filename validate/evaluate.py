@@ -16,6 +16,7 @@ from segc.runtime.segmenter import Segmenter
 from segc.runtime.target import Target, content_hash, parse_target
 from segc.validate.bootstrap import Bootstrap, Drops, paired_drops
 from segc.validate.confusions import save_confusions
+from segc.validate.details import flips, number, place_results, slices
 from segc.validate.intervals import class_fields, drop_rows, few_images_notice
 from segc.validate.metrics import Confusion, Summary, one_class_baseline, random_baseline, summarize
 from segc.validate.scoring import Agreement, Counts, Lane, Scored, open_lanes, score
@@ -36,6 +37,7 @@ def validate(
     limit: int | None = None,
     output: Path | None = None,
     bootstrap: Bootstrap | None = _BOOTSTRAP,
+    places: bool = False,
 ) -> dict[str, Any]:
     """Score ``target`` on a dataset at label resolution, and against another artefact where one is named.
 
@@ -49,9 +51,10 @@ def validate(
         output: result file; None stores the result in the bundle's ``results/`` when ``target`` is a bundle. The confusion matrices of
             every image go beside it, to ``*.confusion.npz``.
         bootstrap: how the intervals of the drop are made; None makes none.
+        places: score borders and small regions too (``segc.validate.places``).
 
     Returns:
-        The result as stored: rows, per_class, per_image, dataset, environment.
+        The result as stored: rows, per_class, per_image, flips, slices, dataset, environment.
 
     Raises:
         UserError: unknown target, classes that do not fit, an unreadable image or label, a label of another size than its image.
@@ -63,7 +66,7 @@ def validate(
         if segmenter is not None:
             _check_classes(segmenter, dataset, str(name))
     start = time.perf_counter()
-    counts = score(lanes, dataset, pairs)
+    counts = score(lanes, dataset, pairs, places)
     seconds = time.perf_counter() - start
     result = _result(target, against, lanes, dataset, pairs, counts, seconds, bootstrap)
     path = output or result_path(target, first)
@@ -82,8 +85,10 @@ def result_path(target: str, segmenter: Segmenter) -> Path | None:
 
 
 def _store_confusions(path: Path, counts: Counts) -> dict[str, str]:
+    """The matrices of the whole images under the side's name, those of a place under ``side.place``."""
     sides = {"target": counts.scored, **({"against": counts.reference} if counts.reference else {})}
-    save_confusions(path, {name: side.matrices for name, side in sides.items()})
+    places = {f"{name}.{place}": found for name, side in sides.items() for place, found in side.places.items()}
+    save_confusions(path, {**{name: side.matrices for name, side in sides.items()}, **places})
     return {"file": path.name, "sha256": sha256_file(path)}
 
 
@@ -110,7 +115,8 @@ def _result(
     summary = summarize(scored.total)
     other = summarize(reference.total) if reference else None
     conditions = {"precision": first.runner.precision, "backend": first.runner.backend, "split": dataset.split, "resolution": "label"}
-    drops = paired_drops(reference.matrices, scored.matrices, bootstrap) if reference and bootstrap else None
+    drops = paired_drops(reference.matrices.counts(), scored.matrices.counts(), bootstrap) if reference and bootstrap else None
+    place_rows, tables = place_results(counts, dataset.spec.classes, conditions, bootstrap)
     rows = _rows(summary, scored.total, len(pairs), seconds, conditions)
     if other is not None and agreement is not None:
         rows += _compared_rows(other, agreement, len(pairs), conditions)
@@ -128,8 +134,11 @@ def _result(
             "sha256": sha256_json([[sha256_file(pair.image), sha256_file(pair.label)] for pair in pairs]),
         },
         "classes": list(dataset.spec.classes),
-        "rows": [row.model_dump() for row in rows if np.isfinite(row.value)],
+        "rows": [row.model_dump() for row in rows + place_rows if np.isfinite(row.value)],
         "per_class": _per_class(dataset, summary, other, scored.total, agreement, drops),
+        "places": tables,
+        "flips": flips(reference.total, scored.total, dataset.spec.classes) if reference else [],
+        "slices": slices(counts, dataset.spec.classes, bootstrap),
         "per_image": _per_image(dataset, pairs, scored, reference, agreement),
         "notices": sorted({notice for lane in lanes for notice in lane.first.notices}) + (few_images_notice(len(pairs)) if drops else []),
         "seconds": seconds,
@@ -171,11 +180,11 @@ def _per_class(
     counts: Any = agreement.matrix if agreement is not None else None
     table = []
     for index, name in enumerate(dataset.spec.classes):
-        row: dict[str, Any] = {"class": name, "iou": _number(summary.iou[index]), "acc": _number(summary.acc[index])}
+        row: dict[str, Any] = {"class": name, "iou": number(summary.iou[index]), "acc": number(summary.acc[index])}
         row["pixels"] = int(total[index].sum())
         if other is not None:
-            row["reference_iou"] = _number(other.iou[index])
-            row["drop"] = _number(other.iou[index] - summary.iou[index])
+            row["reference_iou"] = number(other.iou[index])
+            row["drop"] = number(other.iou[index] - summary.iou[index])
             row["agreement"] = float(100 * counts[0][index] / counts[1][index]) if counts[1][index] else None
             row.update(class_fields(drops.classes[index]) if drops else {})
         table.append(row)
@@ -188,9 +197,9 @@ def _per_image(
     table = []
     for index, pair in enumerate(pairs):
         row: dict[str, Any] = {"image": _relative(pair.image, dataset.root), "label": _relative(pair.label, dataset.root)}
-        row["miou"] = _number(summarize(scored.matrices[index]).miou)
+        row["miou"] = number(summarize(scored.matrices[index]).miou)
         if reference is not None and agreement is not None:
-            row["reference_miou"] = _number(summarize(reference.matrices[index]).miou)
+            row["reference_miou"] = number(summarize(reference.matrices[index]).miou)
             row["agreement"] = 100 * agreement.same[index] / agreement.pixels[index]
         table.append(row)
     return table
@@ -198,8 +207,3 @@ def _per_image(
 
 def _relative(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN: a score of a class that occurs nowhere is null."""
-    return float(value) if np.isfinite(value) else None

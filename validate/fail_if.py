@@ -5,10 +5,11 @@
     one        = "not" one | "(" condition ")" | quantity comparison number
     comparison = ">" | ">=" | "<" | "<="
     quantity   = score | "drop(" score ")" | "upper(drop(" score "))" | "lower(drop(" score "))"
-    score      = "mIoU" | "mAcc" | "aAcc" | "agreement" | "class:" name
+    score      = "mIoU" | "mAcc" | "aAcc" | "boundary" | "band" | "small" | "class:" name | "agreement" (which has no drop)
 
-Scores are in percent, drops in points of percent; ``class:person`` is that class's IoU, ``upper`` and ``lower`` are the ends of the drop's
-interval. A name with brackets or a comparison in it stands in quotes: ``class:"sky (day)"``.
+Scores are in percent, drops in points of percent. ``class:person`` is that class's IoU; ``boundary``, ``band`` and ``small`` are the means of
+``segc.validate.places``; ``upper`` and ``lower`` are the ends of the drop's interval. A name with brackets or a comparison in it stands in
+quotes: ``class:"sky (day)"``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 
 from segc.core.errors import UserError, nearest
 from segc.validate.bootstrap import MEANS
+from segc.validate.details import PLACE_METRICS
 
 Values = Mapping[str, float | None]
 Test = Callable[[Mapping[str, float]], bool]
@@ -81,9 +83,9 @@ def parse_condition(text: str) -> Condition:
     return Condition(text, frozenset(parser.names), test)
 
 
-def quantity_names(classes: Iterable[str], compared: bool, intervals: bool) -> list[str]:
-    """The quantities that a validation of these classes has: alone, against another artefact, with intervals."""
-    scores = [*MEANS, *(f"class:{name}" for name in classes)]
+def quantity_names(classes: Iterable[str], compared: bool, intervals: bool, places: bool = False) -> list[str]:
+    """The quantities that a validation of these classes has: alone, against another artefact, with intervals, with places."""
+    scores = [*MEANS, *(PLACE_METRICS if places else ()), *(f"class:{name}" for name in classes)]
     if not compared:
         return scores
     drops = [f"drop({score})" for score in scores]
@@ -94,10 +96,11 @@ def quantity_names(classes: Iterable[str], compared: bool, intervals: bool) -> l
 def quantities(result: Mapping[str, Any]) -> dict[str, float | None]:
     """Their values in a stored validation result; None for a class without a score."""
     rows = {row["metric"]: row for row in result["rows"]}
-    found: dict[str, float | None] = {name: rows[name]["value"] for name in MEANS if name in rows}
+    means = {name: metric for name, metric in {**dict(zip(MEANS, MEANS, strict=True)), **PLACE_METRICS}.items() if metric in rows}
+    found: dict[str, float | None] = {name: rows[metric]["value"] for name, metric in means.items()}
     if result["against"]:
         found["agreement"] = rows["pixel agreement"]["value"]
-    drops = [(name, rows[f"drop {name}"], "value", "ci_low", "ci_high") for name in MEANS if f"drop {name}" in rows]
+    drops = [(name, rows[f"drop {metric}"], "value", "ci_low", "ci_high") for name, metric in means.items() if f"drop {metric}" in rows]
     for row in result["per_class"]:
         found[f"class:{row['class']}"] = row["iou"]
         drops.append((f"class:{row['class']}", row, "drop", "drop_low", "drop_high"))

@@ -25,17 +25,27 @@ def drop_rows(
 ) -> list[Row]:
     """Rows ``drop mIoU``, ``drop mAcc`` and ``drop aAcc``: with intervals where there are any."""
     pairs = zip((reference.miou, reference.macc, reference.aacc), (target.miou, target.macc, target.aacc), strict=True)
-    rows: list[Row] = []
-    for metric, (before, after) in zip(MEANS, pairs, strict=True):
-        row = Row(metric=f"drop {metric}", value=before - after, unit="points", n=n, conditions=conditions)
-        found = drops.means.get(metric) if drops else None
-        rows.append(_with_interval(row, found, options) if found and options else row)
-    return rows
+    return [
+        drop_row(f"drop {metric}", before - after, drops.means.get(metric) if drops else None, n, conditions, options)
+        for metric, (before, after) in zip(MEANS, pairs, strict=True)
+    ]
 
 
-def _with_interval(row: Row, found: Interval, options: Bootstrap) -> DropRow:
-    fields = {**row.model_dump(), "conditions": {**row.conditions, **options.conditions()}}
-    return DropRow(**fields, ci_low=found.low, ci_high=found.high, p_value=found.p, distinguishable=found.distinguishable)
+def drop_row(metric: str, value: float, found: Interval | None, n: int, conditions: dict[str, Any], options: Bootstrap | None) -> Row:
+    """One drop in points, with its interval where there is one."""
+    if found is None or options is None:
+        return Row(metric=metric, value=value, unit="points", n=n, conditions=conditions)
+    return DropRow(
+        metric=metric,
+        value=value,
+        unit="points",
+        n=n,
+        conditions={**conditions, **options.conditions()},
+        ci_low=found.low,
+        ci_high=found.high,
+        p_value=found.p,
+        distinguishable=found.distinguishable,
+    )
 
 
 def class_fields(found: Interval | None) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +26,7 @@ from segc.runtime.runner import open_runner
 from segc.runtime.segmenter import Segmenter
 from segc.validate.confusions import Confusions
 from segc.validate.metrics import Confusion, confusion
+from segc.validate.places import Places
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -43,21 +45,26 @@ class Lane:
 
 @dataclass
 class Scored:
-    """What one artefact did on every image: its confusion matrices, in the order of the images."""
+    """What one artefact did on every image: its confusion matrices, in the order of the images, and those of ``validate.places``."""
 
     matrices: Confusions
+    places: dict[str, Confusions] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, matrix: Confusion) -> Scored:
+    def of(cls, matrix: Confusion, places: Mapping[str, Confusion]) -> Scored:
         """One image."""
-        found = cls(Confusions(len(matrix)))
-        found.matrices.append(matrix)
-        return found
+        return cls(Confusions.of(matrix), {name: Confusions.of(found) for name, found in places.items()})
 
     @property
     def total(self) -> Confusion:
         """Sum over the images."""
         return self.matrices.total
+
+    def merge(self, other: Scored) -> None:
+        """Append later images."""
+        self.matrices.extend(other.matrices)
+        for name, found in other.places.items():
+            self.places.setdefault(name, Confusions(found.classes)).extend(found)
 
 
 @dataclass
@@ -84,11 +91,15 @@ class Agreement:
 
 @dataclass
 class Counts:
-    """Everything counted on some images; ``reference`` and ``agreement`` are filled where two artefacts are compared."""
+    """Everything counted on some images; ``reference`` and ``agreement`` are filled where two artefacts are compared.
+
+    brightness: mean sample of every image, 0..255.
+    """
 
     scored: Scored
     reference: Scored | None = None
     agreement: Agreement | None = None
+    brightness: list[float] = field(default_factory=list)
 
     @classmethod
     def empty(cls, classes: int, compared: bool) -> Counts:
@@ -98,9 +109,10 @@ class Counts:
 
     def merge(self, other: Counts) -> Counts:
         """Append the counts of later images."""
-        self.scored.matrices.extend(other.scored.matrices)
+        self.brightness += other.brightness
+        self.scored.merge(other.scored)
         if self.reference and other.reference and self.agreement and other.agreement:
-            self.reference.matrices.extend(other.reference.matrices)
+            self.reference.merge(other.reference)
             self.agreement.merge(other.agreement)
         return self
 
@@ -131,8 +143,8 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def score(lanes: list[Lane], dataset: SegmentationSet, pairs: list[Pair]) -> Counts:
-    """Counts of every pair, in order.
+def score(lanes: list[Lane], dataset: SegmentationSet, pairs: list[Pair], places: bool = False) -> Counts:
+    """Counts of every pair, in order; with ``places`` those of borders and small regions too.
 
     Raises:
         UserError: an unreadable image or label, or a label of another size than its image.
@@ -144,7 +156,7 @@ def score(lanes: list[Lane], dataset: SegmentationSet, pairs: list[Pair]) -> Cou
     def count(loaded: tuple[Image, NDArray[np.integer]]) -> Counts:
         lane = free.get()
         try:
-            return _count(lane, *loaded, dataset)
+            return _count(lane, *loaded, dataset, places)
         finally:
             free.put(lane)
 
@@ -180,14 +192,15 @@ def _load(dataset: SegmentationSet, pair: Pair) -> tuple[Image, NDArray[np.integ
     return image, label
 
 
-def _count(lane: Lane, image: Image, label: NDArray[np.integer], dataset: SegmentationSet) -> Counts:
+def _count(lane: Lane, image: Image, label: NDArray[np.integer], dataset: SegmentationSet, places: bool) -> Counts:
     classes, ignore = dataset.spec.num_classes, dataset.spec.ignore_index
+    where = Places(label, classes, ignore) if places else None
 
     def scored(found: NDArray[Any]) -> Scored:
-        return Scored.of(confusion(found, label, classes, ignore))
+        return Scored.of(confusion(found, label, classes, ignore), where.confusions(found) if where else {})
 
-    found = lane.first.class_map(image)
+    found, brightness = lane.first.class_map(image), [float(np.mean(cv2.mean(image)[:3]))]
     if lane.second is None:
-        return Counts(scored(found))
+        return Counts(scored(found), brightness=brightness)
     other = lane.second.class_map(image)
-    return Counts(scored(found), scored(other), Agreement().add(found == other, label, classes, ignore))
+    return Counts(scored(found), scored(other), Agreement().add(found == other, label, classes, ignore), brightness)
