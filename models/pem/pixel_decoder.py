@@ -114,7 +114,7 @@ class DeformableConv(nn.Module):
         grid = torch.stack([(2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1], -1)
         sampled = F.grid_sample(x, grid.view(n, _TAPS * height, width, 2), align_corners=False)
         gated = sampled.view(n, channels, _TAPS, height, width) * gates[:, None]
-        return F.conv2d(gated.view(n, channels * _TAPS, height, width), self.weight.view(channels, channels * _TAPS, 1, 1))
+        return F.conv2d(gated.view(n, channels * _TAPS, height, width), self.weight.flatten(1)[:, :, None, None])
 
 
 def _conv1x1(before: int, after: int, norm: dict) -> ConvModule:

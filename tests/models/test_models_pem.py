@@ -8,17 +8,25 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.optim import build_optim_wrapper
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 from onnx import TensorProto, helper
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from segc.core.errors import UserError
+from segc.export.exporter import GraphOptions, make_graph
 from segc.models.complexity import complexity
+from segc.models.contract import contract_from_config
+from segc.models.deploy import DeployModule
 from segc.models.network import build_model, load_config, load_network
 from segc.models.pem.backbone import FourMapSTDC
 from segc.models.pem.pixel_decoder import DeformableConv
@@ -175,3 +183,83 @@ def test_a_checkpoint_of_another_variant_or_data_set_is_refused(tmp_path: Path) 
 def test_an_unknown_backbone_is_refused_with_the_nearest() -> None:
     with pytest.raises(UserError, match="Did you mean 'STDCNet1'"):
         FourMapSTDC("STDC1", norm_cfg={"type": "BN"})
+
+
+def test_training_lowers_the_loss_and_reaches_every_part() -> None:
+    torch.manual_seed(0)
+    network = _network("stdc1", num_classes=3, loss_decode={"num_points": 256}).train()
+    optimizer = torch.optim.AdamW(network.parameters(), 4e-4)
+    labels = torch.tensor([0, 2]).repeat_interleave(32).expand(2, 1, 64, 64)
+    images = labels - 1.0 + 0.3 * torch.randn(2, 3, 64, 64)
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=label)) for label in labels]
+    losses = []
+    for _ in range(6):
+        optimizer.zero_grad()
+        loss = torch.stack(list(network.loss(images, samples).values())).sum()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 0.01)
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+    assert [name for name, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()] == []
+
+
+# dataset -> classes, crop, least and largest short side in training, iterations, rate, last rate.
+RECIPES = {
+    "ade20k": (150, (512, 512), 256, 1024, 160_000, 4e-4, 1e-6),
+    "cityscapes": (19, (512, 1024), 512, 2048, 90_000, 7e-4, 0.0),
+    "cocostuff164k": (171, (512, 512), 256, 1024, 160_000, 4e-4, 1e-6),
+}
+
+
+@pytest.mark.parametrize("dataset", RECIPES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_configs_say_what_was_published(name: str, dataset: str) -> None:
+    cfg = load_config(f"segc::pem/pem_{name}_{dataset}.py")
+    classes, crop, least, largest, iterations, rate, last_rate = RECIPES[dataset]
+    assert cfg.model.decode_head.num_classes == classes
+    assert (tuple(cfg.model.data_preprocessor.size), cfg.model.data_preprocessor.test_cfg) == (crop, {"size_divisor": 32})
+    steps = {step["type"]: step for step in cfg.train_dataloader.dataset.pipeline}
+    scales = steps["RandomChoiceResize"]["scales"]
+    assert (tuple(steps["RandomCrop"]["crop_size"]), scales[0], scales[-1], len(scales)) == (crop, least, largest, 16)
+    (decay,) = cfg.param_scheduler
+    assert (decay.type, decay.eta_min, decay.end, cfg.train_cfg.max_iters) == ("CosineAnnealingLR", last_rate, iterations, iterations)
+    assert (cfg.optim_wrapper.optimizer.lr, cfg.optim_wrapper.clip_grad.max_norm, cfg.train_dataloader.batch_size) == (rate, 0.01, 8)
+    assert cfg.model.backbone.norm_cfg.requires_grad == ((name, dataset) not in {("r50", "ade20k"), ("r50", "cocostuff164k")})
+
+
+@pytest.mark.parametrize("name", ["r50", "stdc2"])
+def test_norms_and_embeddings_do_not_decay_and_the_backbone_learns_slowly(name: str) -> None:
+    cfg = load_config(f"segc::pem/pem_{name}_cityscapes.py", {"optim_wrapper.type": "OptimWrapper"})
+    network = build_model(cfg)
+    groups = build_optim_wrapper(network, cfg.optim_wrapper).optimizer.param_groups
+    settings = {id(group["params"][0]): (group["lr"], group["weight_decay"]) for group in groups}
+    norms = {id(p) for m in network.modules() if isinstance(m, (_BatchNorm, nn.LayerNorm, nn.Embedding)) for p in m.parameters()}
+    for key, parameter in network.named_parameters():
+        rate = 7e-5 if key.startswith("backbone.") else 7e-4
+        assert settings[id(parameter)] == (pytest.approx(rate), 0.0 if id(parameter) in norms else 0.05), key
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", pytest.param("dynamo", marks=pytest.mark.slow)])
+def test_the_graph_decides_as_the_network(exporter: Any, tmp_path: Path) -> None:
+    from skimage import data
+
+    photo = cv2.resize(data.chelsea(), (90, 60), interpolation=cv2.INTER_AREA)
+    cv2.imwrite(str(tmp_path / "photo.png"), photo[..., ::-1])
+    names = list("abcdefg")
+    small = {"num_classes": 7, "channels": 32, "query_channels": 64, "num_queries": 30, "num_layers": 3, "feedforward_channels": 128}
+    overrides = {f"model.decode_head.{key}": value for key, value in small.items()}
+    network = load_network("segc::pem/pem_stdc1_cityscapes.py", None, random_weights=True, classes=names, overrides=overrides)
+    _decisive(network.model)
+    contract = contract_from_config(network.cfg, names, network.palette, input_size=(60, 90), network_size="input")
+    graph, parity = make_graph(network, contract, [tmp_path / "photo.png"], GraphOptions(exporter=exporter))
+    assert len(DeployModule(network.model, contract)(torch.from_numpy(photo)[None]).unique()) > 1
+    assert {node.domain for node in graph.graph.node} == {""}
+    assert parity["pixel_agreement"] == 1.0
+
+
+@torch.no_grad()
+def _decisive(network: Any) -> None:
+    """Random weights whose queries tell different classes and masks, so that the class map has several."""
+    network.decode_head.predictor.class_embed.weight.mul_(30)
+    network.decode_head.predictor.mask_embed[-1].weight.mul_(100)
