@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from segc.cli import benchmark, calibrate, convert, data, doctor, export, inspect, models, predict, report, run, train, validate
+from segc.cli import benchmark, calibrate, convert, data, doctor, export, inspect, models, predict, prune, report, run, train, validate
 
 app = typer.Typer(
     name="segc",
@@ -35,6 +35,7 @@ def _root(
 app.command("models")(models.models)
 app.command("train")(train.train)
 app.command("convert")(convert.convert)
+app.command("prune")(prune.prune)
 app.command("export")(export.export)
 app.command("calibrate")(calibrate.calibrate)
 app.command("validate")(validate.validate)

@@ -1,0 +1,130 @@
+"""``segc prune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from segc.cli.verb import Outcome, verb
+from segc.core.errors import UserError
+from segc.runtime.target import CHECKPOINT_SUFFIXES
+
+if TYPE_CHECKING:
+    from segc.compress.prune import Change
+    from segc.compress.targets import Target
+    from segc.models.network import Network
+    from segc.pipeline.prune import PruneResult
+
+
+@verb
+def prune(
+    source: Annotated[str, typer.Argument(help="A config (path, mmseg::NAME.py, segc::NAME.py), or a checkpoint with its config.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The .safetensors file to write.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Checkpoint of the config: .safetensors or .pth.")] = None,
+    ratio: Annotated[float | None, typer.Option(help="Share of the channels to remove.")] = None,
+    params: Annotated[float | None, typer.Option(help="Share of the parameters to leave.")] = None,
+    flops: Annotated[float | None, typer.Option(help="Share of the operations to leave.")] = None,
+    latency: Annotated[float | None, typer.Option(help="Share of the measured latency to leave.")] = None,
+    criterion: Annotated[str, typer.Option(help="l1, l2, taylor, hessian, bn, fpgm, lamp or random.")] = "l1",
+    scope: Annotated[str, typer.Option(help="Ranking: local (inside a group), global, or isomorphic (equal structures).")] = "global",
+    round_to: Annotated[int, typer.Option(help="Widths become multiples of this.")] = 8,
+    keep: Annotated[list[str] | None, typer.Option(help="A module that keeps its output channels, with all inside it; repeatable.")] = None,
+    steps: Annotated[int, typer.Option(help="Prune in so many steps.")] = 1,
+    finetune: Annotated[int, typer.Option(help="Iterations of training after each step.")] = 0,
+    work_dir: Annotated[Path | None, typer.Option(help="Of the trainings. Default: beside the output.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Training images that taylor and hessian look at.")] = 32,
+    seed: Annotated[int, typer.Option(help="Of random, and of those images.")] = 0,
+    backend: Annotated[str | None, typer.Option(help="Where --latency is measured. Default: onnxruntime.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of --latency. Default: the backend's choice.")] = None,
+    override: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, a dotted key of the config.")] = None,
+    show: Annotated[bool, typer.Option("--show", help="Print the groups and what would be cut; cut nothing.")] = False,
+) -> Outcome:
+    """Remove channels and attention heads; write the narrower network, its config inside, as one safe file that trains and exports.
+
+    Example: segc prune best.safetensors --flops 0.5 --show
+
+    Example: segc prune segc::quickstart/quickstart.py --weights best.safetensors --flops 0.5 --finetune 400 -o half.safetensors
+    """
+    given = {"ratio": ratio, "params": params, "flops": flops, "latency": latency}
+    target = _target(given, backend, threads)
+    if output is None and not show:
+        raise UserError("no output file was given.", "Add -o pruned.safetensors, or --show to look first.")
+    from segc.compress.prune import PruneOptions
+    from segc.pipeline.prune import prune as run
+
+    options = PruneOptions(criterion, scope, round_to, tuple(keep or ()), seed, images)
+    network = _load(source, weights, override)
+    if show or output is None:
+        return _show(network, target, options)
+    result = run(network, target, output, options, steps=steps, iterations=finetune, work_dir=work_dir)
+    return _outcome(network, result, target, output)
+
+
+def _target(given: dict[str, float | None], backend: str | None, threads: int | None) -> Target:
+    from segc.compress.targets import Target
+
+    named = {kind: value for kind, value in given.items() if value is not None}
+    if len(named) != 1:
+        told = ", ".join(f"--{kind}" for kind in named) or "none"
+        raise UserError(f"one of --ratio, --params, --flops and --latency says how far to prune; given: {told}.", "Example: --flops 0.5")
+    (kind, value), *_ = named.items()
+    return Target(kind, value, backend, threads)
+
+
+def _load(source: str, weights: Path | None, override: list[str] | None) -> Network:
+    from segc.models.network import load_network
+    from segc.train.overrides import parse_overrides
+
+    is_checkpoint = Path(source).suffix in CHECKPOINT_SUFFIXES
+    if is_checkpoint and weights is not None:
+        raise UserError(f"{source} is a checkpoint, and --weights {weights} names another one.", "Give a config with --weights.")
+    return load_network(None if is_checkpoint else source, source if is_checkpoint else weights, overrides=parse_overrides(override or []))
+
+
+def _show(network: Network, target: Target, options: Any) -> Outcome:
+    from segc.compress.prune import Pruner
+    from segc.compress.targets import counted_size, plan_for
+    from segc.models.complexity import complexity
+
+    pruner = Pruner(network, options)
+    plan = plan_for(pruner, target)
+    changes = pruner.changes(plan)
+    size = counted_size(network)
+    before, after = complexity(network.model, size), complexity(pruner.outline(plan), size)
+    data = {"groups": [vars(change) for change in changes], "before": vars(before), "after": vars(after), "size": size}
+    told = f"{sum(change.after < change.before for change in changes)} of {len(changes)} groups would be cut: {_costs(before, after, size)}"
+    return Outcome(f"{told}; nothing was written", data, [_table(changes)])
+
+
+def _outcome(network: Network, result: PruneResult, target: Target, output: Path) -> Outcome:
+    data: dict[str, Any] = {"output": str(output), "before": vars(result.before), "after": vars(result.after), "size": result.size}
+    told = _costs(result.before, result.after, result.size)
+    if result.trainings:
+        data["mIoU_percent"] = [training.miou for training in result.trainings]
+        told += f"; mIoU {result.trainings[-1].miou:.2f} % after fine-tuning"
+    if target.kind == "latency":
+        from segc.compress.targets import compare_latency
+        from segc.core.rows import value_of
+
+        data["latency"] = compare_latency(network, result.network, target)
+        before, after = (value_of(each, "engine_p50") for each in data["latency"])
+        told += f"; engine {before:.1f} -> {after:.1f} ms"
+    return Outcome(f"{told}; {output} written", data, ["Next:", f"  segc export {output} -o bundle/"])
+
+
+def _costs(before: Any, after: Any, size: tuple[int, int]) -> str:
+    return (
+        f"{before.parameters / 1e6:.2f} -> {after.parameters / 1e6:.2f} M parameters ({100 * after.parameters / before.parameters:.0f} %), "
+        f"{before.macs / 1e9:.2f} -> {after.macs / 1e9:.2f} GMAC at {size[0]}x{size[1]} ({100 * after.macs / before.macs:.0f} %)"
+    )
+
+
+def _table(changes: list[Change]) -> object:
+    from rich.table import Table
+
+    table = Table("group, by a layer that gives its channels", "layers", "unit", "before", "after")
+    for change in changes:
+        table.add_row(change.name, str(change.members), change.unit, str(change.before), str(change.after))
+    return table
