@@ -30,7 +30,13 @@ class Precision(StrEnum):
     """Number format of the graph."""
 
     FP32 = "fp32"
+    FP16 = "fp16"
     INT8 = "int8"
+    INT8_FP16 = "int8-fp16"
+
+
+QUANTIZED = (Precision.INT8, Precision.INT8_FP16)
+LOWERED = (Precision.FP16, Precision.INT8_FP16)
 
 
 class Exporter(StrEnum):
@@ -47,7 +53,9 @@ def export(
     ],
     bundle: Annotated[Path | None, typer.Option("-o", "--bundle", help="Folder to write; a bundle that is there is replaced.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Checkpoint of the config: .safetensors or .pth.")] = None,
-    precision: Annotated[Precision, typer.Option(help="int8 needs a calibration table (segc calibrate).")] = Precision.FP32,
+    precision: Annotated[
+        Precision, typer.Option(help="int8 needs a calibration table (segc calibrate); int8-fp16: what int8 leaves in float is fp16.")
+    ] = Precision.FP32,
     input_size: Annotated[str | None, typer.Option(help="Size of the images, HxW or 'dynamic'. Default: the config's.")] = None,
     network_size: Annotated[str | None, typer.Option(help="Size of the network's input, HxW or 'input'. Default: the config's.")] = None,
     batch: Annotated[str, typer.Option(help="Images a run: N or 'dynamic'.")] = "1",
@@ -66,7 +74,7 @@ def export(
     override: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, a dotted key of the config.")] = None,
     random_weights: Annotated[bool, typer.Option("--random-weights", help="Export without weights: for speed measurements only.")] = False,
 ) -> Outcome:
-    """Export a network as one verified ONNX deploy graph in a bundle, or add the int8 graph to a bundle.
+    """Export a network as one verified ONNX deploy graph in a bundle, or add a graph of another precision to a bundle.
 
     Example: segc export segc::quickstart/quickstart.py --weights best.safetensors -o bundle/
 
@@ -75,7 +83,7 @@ def export(
     folder = _folder(source, bundle)
     if is_bundle(source) and precision is Precision.FP32:
         raise UserError(f"{source} is a bundle, its fp32 graph is there already.", f"To add int8: segc export {source} --precision int8")
-    if precision is Precision.INT8:
+    if precision in QUANTIZED:
         _require_table(source, folder, calibration)
     if not is_bundle(source):
         from segc.export.exporter import export_network
@@ -100,12 +108,16 @@ def export(
             overrides=parse_overrides(override or []),
             random_weights=random_weights,
         )
-    if precision is Precision.INT8:
+    if precision in QUANTIZED:
         from segc.compress.quantize import quantize_bundle
 
         if calibration is not None:
             write_bytes(folder / CALIBRATION, calibration.read_bytes())
-        manifest = quantize_bundle(folder)
+        manifest = quantize_bundle(folder, images=images)
+    if precision in LOWERED:
+        from segc.compress.half import halve_bundle
+
+        manifest = halve_bundle(folder, precision.value, images=images)
     return _outcome(folder, manifest, precision.value)
 
 
@@ -171,8 +183,11 @@ def _outcome(folder: Path, manifest: Manifest, precision: str) -> Outcome:
     contract = manifest.contract
     shape = "x".join("any" if axis is None else str(axis) for axis in (contract.batch, contract.height, contract.width))
     told = f"{precision} graph {folder / graph.file}: {shape} images, {contract.num_classes} classes, {size:.1f} MiB, opset {graph.opset}"
-    if "pixel_agreement" in graph.parity and precision == "fp32":
-        parity = graph.parity
+    parity = graph.parity
+    if precision != "fp32":
+        told += f"; the class of {parity['conditions']['against']} on {100 * parity['pixel_agreement']:.2f} % of the pixels"
+        told += f", {len(graph.notes['kept_in_fp32'])} nodes kept in fp32" if "kept_in_fp32" in graph.notes else ""
+    elif "pixel_agreement" in parity:
         told += (
             f"; equal to torch on {parity['n_images']} images ({100 * parity['pixel_agreement']:.3f} % of the pixels, "
             f"logits within {parity['relative_logit_error']:.1e})"
@@ -183,6 +198,6 @@ def _outcome(folder: Path, manifest: Manifest, precision: str) -> Outcome:
 
 def _next_commands(folder: Path, precision: str) -> list[str]:
     name = shlex.quote(str(folder))
-    if precision == "int8":
-        return [f"  segc validate {name}@int8 --against {name}@fp32", f"  segc benchmark {name}", f"  segc report {name}"]
+    if precision != "fp32":
+        return [f"  segc validate {name}@{precision} --against {name}@fp32", f"  segc benchmark {name}", f"  segc report {name}"]
     return [f"  segc predict IMAGE --model {name} -o out/", f"  segc calibrate {name}", f"  segc export {name} --precision int8"]

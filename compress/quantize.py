@@ -93,23 +93,32 @@ def quantize_graph(model: ModelProto, ranges: Mapping[str, float], placement: Pl
     return quantized
 
 
-def compare(fp32: Path, int8: Path, images: Sequence[Path]) -> dict[str, Any]:
-    """Share of pixels to which the int8 graph gives the class of the fp32 graph, on every installed backend; the least of them decides.
+def compare(full: Path, lowered: Path, images: Sequence[Path], against: str = "fp32") -> dict[str, Any]:
+    """Share of pixels to which both graphs give the same class, on every installed backend; the least of them decides.
+
+    Args:
+        full, lowered: the graph of precision ``against``, and the one made from it.
+        images: real ones.
 
     Raises:
         UserError: no images.
     """
     if not images:
-        raise UserError("there are no images to compare the int8 graph with fp32 on.", "Give real images.")
-    agreement = {backend: _agreement(fp32, int8, images, backend) for backend in installed_backends()}
-    return {"pixel_agreement": min(agreement.values()), "by_backend": agreement, "n_images": len(images), "conditions": {"against": "fp32"}}
+        raise UserError(f"there are no images to compare the new graph with {against} on.", "Give real images.")
+    agreement = {backend: _agreement(full, lowered, images, backend) for backend in installed_backends()}
+    return {
+        "pixel_agreement": min(agreement.values()),
+        "by_backend": agreement,
+        "n_images": len(images),
+        "conditions": {"against": against},
+    }
 
 
-def _agreement(fp32: Path, int8: Path, images: Sequence[Path], backend: str) -> float:
-    runners = [open_runner(Target(path, "onnx"), backend) for path in (fp32, int8)]
+def _agreement(full: Path, lowered: Path, images: Sequence[Path], backend: str) -> float:
+    runners = [open_runner(Target(path, "onnx"), backend) for path in (full, lowered)]
     first, second = (Segmenter(runner) for runner in runners)
     same = pixels = 0
-    for path in track(images, f"comparing int8 with fp32 on {backend}"):
+    for path in track(images, f"comparing the graphs on {backend}"):
         image = read_image(path)
         equal = first.class_map(image) == second.class_map(image)
         same, pixels = same + int(equal.sum()), pixels + equal.size

@@ -12,6 +12,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 CONTRACT_KEY = "segc.contract"
+# Metadata of a graph whose floats were lowered: the name of the format.
+FLOAT_KEY = "segc.float"
 
 Size = tuple[int, int]
 

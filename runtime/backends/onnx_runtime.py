@@ -9,13 +9,16 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from segc.core.contract import CONTRACT_KEY, Contract
+from segc.core.contract import CONTRACT_KEY, FLOAT_KEY, Contract
 from segc.core.errors import UserError
+from segc.runtime.backends.onnx_metadata import read_metadata
 from segc.runtime.runner import check_images, read_contract
 
 _ERROR_ONLY = 3
 # It would merge the Q/DQ pairs of the readers of one tensor; the pair is then not turned into uint8, and its convolutions stay in float.
 DISABLED_OPTIMIZERS = ["CommonSubexpressionElimination"]
+# It takes fp16 biases for fp32 ones (1.31.1): behind Q/DQ pairs with fp16 scales 28 % of the pixels got another class.
+_WRONG_FOR_HALF = ["WeightBiasQuantization"]
 
 
 class OnnxRuntimeRunner:
@@ -49,8 +52,9 @@ class OnnxRuntimeRunner:
             options.intra_op_num_threads = threads
         if provider not in ort.get_available_providers():
             raise UserError(f"ONNX Runtime here has no {provider}; it has {', '.join(ort.get_available_providers())}.")
+        disabled = [*DISABLED_OPTIMIZERS, *(_WRONG_FOR_HALF if FLOAT_KEY in read_metadata(path) else [])]
         try:
-            self._session = ort.InferenceSession(path, options, providers=[provider], disabled_optimizers=DISABLED_OPTIMIZERS)
+            self._session = ort.InferenceSession(path, options, providers=[provider], disabled_optimizers=disabled)
         except Exception as error:  # ONNX Runtime raises its own unrelated types
             raise UserError(f"ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}") from error
         if self._session.get_providers()[0] != provider:

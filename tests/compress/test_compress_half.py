@@ -1,0 +1,75 @@
+"""fp16 and int8-fp16 graphs of a bundle: equal to their source on both runtimes, legal for TensorRT, refused with a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+from smallnet import photos, small_bundle, small_model
+from typer.testing import CliRunner
+
+from segc.calib.calibrate import calibrate
+from segc.cli.main import app
+from segc.compress.half import halve_bundle
+from segc.compress.quantize import quantize_bundle
+from segc.core.errors import CheckFailed, UserError
+from segc.export import rtx
+from segc.export.tensorrt_rules import check_qdq
+from segc.runtime.bundle import graph_path, read_manifest
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return small_bundle(tmp_path / "bundle", onnx.version_converter.convert_version(small_model(), 20))
+
+
+def test_fp16(bundle: Path, images: list[Path]) -> None:
+    graph = halve_bundle(bundle, "fp16", images=images).graphs["fp16"]
+    assert set(graph.parity["by_backend"]) == {"onnxruntime", "openvino"} and graph.parity["pixel_agreement"] > 0.998
+    assert graph.notes["float"] == "fp16" and len(graph.notes["kept_in_fp32"]) == 4
+    path = graph_path(bundle, read_manifest(bundle), "fp16")
+    assert path.stat().st_size < 0.7 * (bundle / "model.onnx").stat().st_size
+    assert rtx.build(path, "SM86", timeout=120).layers
+
+
+def test_int8_with_fp16_around_it(bundle: Path, images: list[Path]) -> None:
+    calibrate(bundle, images, method="minmax", threads=1)
+    quantize_bundle(bundle, images=images)
+    graph = halve_bundle(bundle, "int8-fp16", images=images).graphs["int8-fp16"]
+    assert graph.parity["conditions"] == {"against": "int8"} and graph.parity["pixel_agreement"] > 0.99
+    assert graph.notes["quantized_nodes"] and graph.notes["float"] == "fp16"
+    path = graph_path(bundle, read_manifest(bundle), "int8-fp16")
+    assert check_qdq(onnx.load(path)) == []
+    assert rtx.build(path, "SM86", timeout=120).layers
+
+
+def test_the_command_line(bundle: Path, images: list[Path]) -> None:
+    folder = str(images[0].parent)
+    done = CliRunner().invoke(app, ["export", str(bundle), "--precision", "fp16", "--images", folder])
+    assert done.exit_code == 0 and "4 nodes kept in fp32" in " ".join(done.stdout.split())
+    lacking = CliRunner().invoke(app, ["export", str(bundle), "--precision", "int8-fp16", "--images", folder])
+    assert lacking.exit_code == 2 and "calibration table" in lacking.stderr
+
+
+def test_mistakes_are_named(bundle: Path, images: list[Path], tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    with pytest.raises(UserError, match=r"unknown precision 'fp61'.*fp16"):
+        halve_bundle(bundle, "fp61", images=images)
+    with pytest.raises(UserError, match=r"no node 'mixx'.*mix"):
+        halve_bundle(bundle, "fp16", keep=["mixx"], images=images)
+    with pytest.raises(UserError, match="no 'int8' graph"):
+        halve_bundle(bundle, "int8-fp16", images=images)
+    with pytest.raises(CheckFailed, match=r"110 % are needed. Nothing was written"):
+        halve_bundle(bundle, "fp16", images=images, least_agreement=1.1)
+    assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
+    old = small_bundle(tmp_path / "old")
+    calibrate(old, images, method="minmax", threads=1)
+    quantize_bundle(old, images=images)
+    with pytest.raises(UserError, match=r"opset 17 has fp32 scales only.*opset 19"):
+        halve_bundle(old, "int8-fp16", images=images)
