@@ -42,7 +42,11 @@ def convert(
     counts = {kind: kinds.count(kind) for kind in ("missing", "unexpected", "reshaped")}
     told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "every tensor fits"
     end = f"{output} written" if passed else "nothing was written" + (" (--partial writes what fits)" if found.loaded else "")
+    nearest = None if passed else found.nearest()
+    if nearest:
+        end += f". {nearest.sentence()}"
     data = {"loaded": found.loaded, "total": found.total, **counts, "differences": [asdict(item) for item in found.differences]}
+    data["nearest"] = asdict(nearest) if nearest else None
     view = [_table(found.differences)] if found.differences else []
     return Outcome(f"{found.loaded} of {found.total} tensors loaded: {told}; {end}", data, view, passed)
 

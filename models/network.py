@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -16,9 +15,11 @@ from torch import Tensor, nn
 import segc.models.reshaped  # noqa: F401  (the type of a pruned network's config)
 from segc.core.errors import UserError
 from segc.core.files import atomic_path
+from segc.models.build import build_model
 from segc.models.checkpoint import Checkpoint, Palette, as_palette, read_checkpoint
-from segc.models.config import encode_config, load_config, quietly, without_pretrained
+from segc.models.config import encode_config, load_config, quietly
 from segc.models.convert import Difference, differences, in_our_names
+from segc.models.variants import closest_variant
 
 __all__ = ["Network", "build_model", "load_config", "load_network", "quietly", "save_network"]
 
@@ -95,38 +96,6 @@ def save_network(network: Network, path: Path | str) -> None:
         save_file(state, temporary, metadata)
 
 
-def build_model(cfg: Config, seed: int = 0) -> nn.Module:
-    """The network of a config with random weights, in eval mode on the CPU; SyncBN becomes BN. Nothing is downloaded.
-
-    Raises:
-        UserError: the config names an unknown module or argument, or one that this installation cannot build.
-    """
-    from mmengine.model import revert_sync_batchnorm
-
-    model_cfg = without_pretrained(cfg.model)
-    with quietly(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = _build(model_cfg, cfg.get("default_scope", "mmseg"))
-        return revert_sync_batchnorm(model).eval()
-
-
-def _build(model_cfg: Any, scope: str) -> nn.Module:
-    from mmengine.registry import init_default_scope
-    from mmseg.registry import MODELS
-
-    import segc.models.zoo  # noqa: F401  (a checkpoint's config runs no custom_imports)
-
-    init_default_scope(scope)
-    try:
-        return MODELS.build(model_cfg)
-    except (ImportError, ModuleNotFoundError) as error:
-        raise UserError(f"this network needs {getattr(error, 'name', None) or error}, which this installation lacks.") from error
-    except KeyError as error:
-        raise UserError(f"the config names an unknown module: {str(error.args[0]).partition('. ')[0]}.") from error
-    except (TypeError, ValueError, AssertionError, AttributeError) as error:
-        raise UserError(f"the config's model cannot be built: {error}.") from error
-
-
 def _last_head(model: Any) -> Any:
     """The head that predicts: the last one of a cascade."""
     return model.decode_head[-1] if isinstance(model.decode_head, nn.ModuleList) else model.decode_head
@@ -150,7 +119,9 @@ def _fill(model: nn.Module, checkpoint: Checkpoint, model_cfg: Mapping[str, Any]
         del model.auxiliary_head
         wrong = []
     if wrong:
-        raise UserError(_mismatch(checkpoint, own, given, wrong), "Give the config these weights were trained with.")
+        nearest = closest_variant(model_cfg, own, given)
+        fix = nearest.sentence() if nearest else "Give the config these weights were trained with."
+        raise UserError(_mismatch(checkpoint, own, given, wrong), fix)
     model.load_state_dict(given, strict=False)
 
 

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from torch import Tensor
 
 from segc.models.checkpoint import read_checkpoint
 from segc.models.convert import Difference, differences, in_our_names
 from segc.models.network import Network, load_network
+from segc.models.variants import Variant, closest_variant
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """A network filled with what fitted of a checkpoint, and what did not fit; ``loaded`` of ``total`` tensors fitted."""
+    """A network filled with what fitted of a checkpoint, and what did not fit; ``loaded`` of ``total`` tensors fitted.
+
+    ``given``: the checkpoint's tensors in our names.
+    """
 
     network: Network
     differences: list[Difference]
     loaded: int
     total: int
+    given: Mapping[str, Tensor] = field(repr=False)
+
+    def nearest(self) -> Variant | None:
+        """The variant of the network that the checkpoint fits better, if there is one; to look for it takes seconds."""
+        return closest_variant(self.network.cfg.model, self.network.model.state_dict(), self.given)
 
 
 def convert(config: str | Path | Config, weights: str | Path, overrides: Mapping[str, Any] | None = None) -> Conversion:
@@ -37,4 +47,4 @@ def convert(config: str | Path | Config, weights: str | Path, overrides: Mapping
     given = in_our_names(network.cfg.model, read_checkpoint(weights).state)
     fitting = {name: tensor for name, tensor in given.items() if name in own and own[name].shape == tensor.shape}
     network.model.load_state_dict(fitting, strict=False)
-    return Conversion(network, differences(own, given), len(fitting), len(own))
+    return Conversion(network, differences(own, given), len(fitting), len(own), given)

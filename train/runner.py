@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from segc.core.errors import UserError, nearest
 from segc.core.files import atomic_path
 from segc.models.checkpoint import read_content
+from segc.models.variants import closest_variant
 
 
 @contextmanager
@@ -101,7 +102,7 @@ class SafeRunner(Runner):
             super().save_checkpoint(str(temporary.parent), temporary.name, *args, **kwargs)
 
     def load_checkpoint(self, filename: str, map_location: Any = "cpu", strict: bool = False, **kwargs: Any) -> Any:
-        """Read a checkpoint without running code in it, and fill the network.
+        """Read a checkpoint without running code in it, and fill the network: all of it to resume, else at least its whole backbone.
 
         Raises:
             UserError: missing, damaged, of another network, or a pickle that would run code.
@@ -112,12 +113,17 @@ class SafeRunner(Runner):
         model = self.model.module if hasattr(self.model, "module") else self.model
         own = model.state_dict()
         fitting = [name for name in state if name in own and state[name].shape == own[name].shape]
-        if len(fitting) < (len(own) if self._resume else 1):
-            raise UserError(
-                f"{filename} holds the weights of another network: {len(fitting)} of {len(own)} tensors fit.",
-                "Give the checkpoint of this config, or start anew with --fresh.",
-            )
+        # A start needs the whole backbone: of another variant a few tensors would fit too.
+        needed = [name for name in own if self._resume or name.startswith("backbone.")]
+        if not fitting or not set(needed) <= set(fitting):
+            raise self._of_another_network(filename, own, state, len(fitting))
         model.load_state_dict({name: state[name] for name in fitting}, strict=False)
         self._has_loaded = True
         self.logger.info(f"loaded {len(fitting)} of {len(own)} tensors from {filename}")
         return content
+
+    def _of_another_network(self, filename: str, own: dict[str, Any], state: dict[str, Any], fitting: int) -> UserError:
+        nearest = None if self._resume else closest_variant(self.cfg.model, own, state)
+        fix = "Give the checkpoint of this config, or start anew with --fresh." if self._resume else "load_from needs the whole backbone."
+        told = f"{filename} holds the weights of another network: {fitting} of {len(own)} tensors fit, and nothing was loaded."
+        return UserError(told, nearest.sentence() if nearest else fix)

@@ -248,6 +248,17 @@ def test_a_training_may_start_from_weights(trained: TrainResult, tiny: Tiny, tmp
     assert all(torch.equal(found[name], given[name]) for name in given if "running" not in name and "tracked" not in name)
 
 
+def test_a_training_does_not_start_from_a_part_of_a_backbone(trained: TrainResult, tiny: Tiny, tmp_path: Path) -> None:
+    """Of another variant a few tensors fit; a head of other classes does not matter."""
+    state = read_checkpoint(trained.weights).state
+    name = next(name for name in state if name.startswith("backbone.") and name.endswith("weight"))
+    torch.save({**state, name: torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match=rf"other\.pth holds .*: {len(state) - 1} of {len(state)} tensors fit, and nothing was loaded"):
+        train(QUICKSTART, {**tiny, "load_from": str(tmp_path / "other.pth")}, tmp_path / "run")
+    torch.save({name: tensor for name, tensor in state.items() if name.startswith("backbone.")}, tmp_path / "start.pth")
+    train(QUICKSTART, {**tiny, "load_from": str(tmp_path / "start.pth"), "train_cfg.max_iters": 1}, tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
