@@ -119,12 +119,18 @@ class _Graph:
         """(class map of the shipped graph, its logits or probabilities N,K,H,W)."""
         try:
             found = self.shipped.run(None, {INPUT: images})[0]
-            logits = found if self.twin is None else self.twin.run([_TWIN], {INPUT: images})[0]
+            logits = found if self.twin is None else _as_maps(self.twin.run([_TWIN], {INPUT: images})[0], found.shape[1:])
         except Exception as error:
             size = "x".join(map(str, images.shape[:3]))
             other = "" if None not in (self.contract.batch, self.contract.height) else " Give a fixed --input-size and --batch."
             raise CheckFailed(f"ONNX Runtime cannot run the exported graph on {size} images.{other} ({_first_line(error)})") from error
         return (found if self.twin is not None else logits.argmax(1)), logits
+
+
+def _as_maps(logits: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
+    """Logits (N, K, H, W), also of a network that gives them as products (N, K, H W), whose reshaping was walked over."""
+    flat = logits.ndim == 3 and logits.shape[2] == size[0] * size[1]
+    return logits.reshape(*logits.shape[:2], *size) if flat else logits
 
 
 def _first_line(error: Exception) -> str:

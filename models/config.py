@@ -18,6 +18,7 @@ from typing import Any
 import mmengine.config.utils
 from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.utils import import_modules_from_strings
 
 from segc.core.errors import UserError, nearest
 
@@ -138,11 +139,22 @@ def _asks_download(key: str, value: Any) -> bool:
 def _from_file(path: Path) -> Config:
     try:
         with quietly():
-            return Config.fromfile(path)
+            cfg = Config.fromfile(path, import_custom_modules=False)
+            _import_custom(cfg)
+            return cfg
     except SyntaxError as error:
         raise UserError(f"config {path} has a syntax error: {error.msg}, line {error.lineno}.") from error
     except (OSError, KeyError, NameError, TypeError, ValueError, AttributeError, ImportError) as error:
         raise UserError(f"config {path} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _import_custom(cfg: Config) -> None:
+    """Import the modules that a config names; mmdet, which mmseg's Mask2Former configs name and our head does without, only where it is."""
+    wanted = cfg.get("custom_imports")
+    if wanted:
+        names = [wanted["imports"]] if isinstance(wanted["imports"], str) else list(wanted["imports"])
+        wanted["imports"] = [name for name in names if not name.startswith("mmdet.") or importlib.util.find_spec("mmdet")]
+        import_modules_from_strings(**wanted)
 
 
 def _config_root(package: str) -> Path:

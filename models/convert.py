@@ -11,6 +11,7 @@ from torch import Tensor
 from segc.models.afformer.convert import from_official as afformer
 from segc.models.extrememeta.convert import from_official as extremec3
 from segc.models.hetnet.convert import from_official as hetnet
+from segc.models.mask2former.convert import from_official as mask2former
 from segc.models.pem.convert import from_official as pem
 from segc.models.segformer.convert import from_official as segformer
 from segc.models.segman.convert import from_official as segman
@@ -21,6 +22,7 @@ CONVERTERS: dict[str, Callable[[State], State]] = {
     "AFFormer": afformer,
     "ExtremeC3Net": extremec3,
     "HetNetBackbone": hetnet,
+    "Mask2FormerHead": mask2former,
     "MixVisionTransformer": segformer,
     "PEMHead": pem,
     "SegMANEncoder": segman,

@@ -9,6 +9,7 @@ from segc.models.extrememeta.head import ExtremeC3Head
 from segc.models.hetnet.backbone import HetNetBackbone, MultiScalePreProcessor
 from segc.models.hetnet.head import HetNetHead
 from segc.models.hetnet.loss import StructureLoss
+from segc.models.mask2former.head import Mask2FormerHead
 from segc.models.mask_classification import MaskClassificationLoss
 from segc.models.pem.backbone import FourMapSTDC
 from segc.models.pem.head import PEMHead
@@ -23,6 +24,7 @@ __all__ = [
     "FourMapSTDC",
     "HetNetBackbone",
     "HetNetHead",
+    "Mask2FormerHead",
     "MaskClassificationLoss",
     "MultiScalePreProcessor",
     "PEMHead",
