@@ -110,9 +110,11 @@ def _summary_table(result: dict[str, Any]) -> Any:
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("unit")
-    table.add_column("")
-    for row in result["rows"]:
-        table.add_row(row["metric"], f"{row['value']:.2f}", row["unit"], interval_text(row))
+    intervals = [interval_text(row) for row in result["rows"]]
+    if any(intervals):
+        table.add_column("interval")
+    for row, interval in zip(result["rows"], intervals, strict=True):
+        table.add_row(row["metric"], f"{row['value']:.2f}", row["unit"], *([interval] if any(intervals) else []))
     return table
 
 
@@ -123,7 +125,7 @@ def _class_table(result: dict[str, Any]) -> Any:
     if result["against"] is not None:
         columns |= {"reference_iou": "reference IoU %", "drop": "drop", "agreement": "agreement %"}
     with_intervals = "drop_low" in result["per_class"][0]
-    table = Table(caption="drop*: not zero, with every class looked at (Holm)" if with_intervals else None)
+    table = Table(caption="*: differs from zero, with every class looked at together (Holm)" if with_intervals else None)
     for name in ["class", *columns.values(), *(["interval"] if with_intervals else [])]:
         table.add_column(name, justify="left" if name == "class" else "right")
     for row in result["per_class"]:

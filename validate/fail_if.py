@@ -7,9 +7,9 @@
     quantity   = score | "drop(" score ")" | "upper(drop(" score "))" | "lower(drop(" score "))"
     score      = "mIoU" | "mAcc" | "aAcc" | "boundary" | "band" | "small" | "class:" name | "agreement" (which has no drop)
 
-Scores are in percent, drops in points of percent. ``class:person`` is that class's IoU; ``boundary``, ``band`` and ``small`` are the means of
-``segc.validate.places``; ``upper`` and ``lower`` are the ends of the drop's interval. A name with brackets or a comparison in it stands in
-quotes: ``class:"sky (day)"``.
+Scores are in percent, drops in points of percent. ``class:person`` is that class's IoU; ``boundary``, ``band`` and ``small`` are the means
+of ``segc.validate.places``; ``upper`` and ``lower`` are the ends of the drop's interval. A name with brackets or a comparison in it stands
+in quotes: ``class:"sky (day)"``.
 """
 
 from __future__ import annotations

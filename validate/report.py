@@ -12,10 +12,13 @@ from segc.core.errors import UserError
 from segc.core.files import read_json, write_json, write_text
 from segc.core.rows import environment, value_of
 from segc.runtime.bundle import Manifest, graph_path, read_manifest
+from segc.validate.details import PLACE_METRICS
+from segc.validate.intervals import few_images_notice, interval_text
 from segc.validate.pictures import worst_panels
 
 FOLDER = "report"
 _MARKS = ("p50", "p90", "p99")
+_SIDES = {"score": "", "reference": "reference ", "drop": "drop "}
 _STAGES = ("decode", "preprocess", "engine", "postprocess")
 
 
@@ -66,6 +69,7 @@ def gather(bundle: Path) -> dict[str, Any]:
         "chosen": chosen,
         "verdict": _verdict(chosen, full_bytes, [_timing(result) for result in timings]),
         "compressed": compressed,
+        "details": _details(compressed),
         "baselines": {"all one class": value_of(compressed, "all-one-class mIoU"), "random": value_of(compressed, "random mIoU")},
         "timings": [_timing(result) for result in timings],
         "slowest_ms": max((value_of(result, "pipeline_p50") for result in timings), default=0.0),
@@ -128,10 +132,41 @@ def _target(bundle: Path, manifest: Manifest, result: dict[str, Any], timings: l
         **{metric: value_of(result, metric) for metric in ("mIoU", "mAcc", "aAcc")},
         "against": against["target"] if against else None,
         "drop": value_of(result, "drop mIoU") if against else None,
+        "interval": interval_text(_row(result, "drop mIoU")),
+        "distinguishable": _row(result, "drop mIoU").get("distinguishable", True),
         "agreement": value_of(result, "pixel agreement") if against else None,
         "p50_ms": value_of(timing, "engine_p50") if timing else None,
         "bytes": graph_path(bundle, manifest, result["precision"]).stat().st_size,
         "preferred": pair == (manifest.preferred.get("precision"), manifest.preferred.get("backend")),
+    }
+
+
+def _row(result: dict[str, Any], metric: str) -> dict[str, Any]:
+    """The stored row of a metric; empty where there is none."""
+    return next((row for row in result["rows"] if row["metric"] == metric), {})
+
+
+def _details(result: dict[str, Any]) -> dict[str, Any]:
+    """Where accuracy was lost; empty lists for a result that was stored before these were."""
+    places = [
+        {
+            "metric": metric,
+            **{key: _row(result, prefix + metric).get("value") for key, prefix in _SIDES.items()},
+            "interval": interval_text(_row(result, f"drop {metric}")),
+            "conditions": _row(result, metric)["conditions"],
+            "classes": result["places"][place],
+        }
+        for place, metric in PLACE_METRICS.items()
+        if place in result.get("places", {})
+    ]
+    slices = result.get("slices", {})
+    conditions = _row(result, "drop mIoU").get("conditions", {})
+    return {
+        "places": places,
+        "flips": result.get("flips", []),
+        "brightness": slices.get("brightness", []),
+        "bootstrap": conditions if "resamples" in conditions else None,
+        "caveats": few_images_notice(result["dataset"]["n"]),
     }
 
 
@@ -158,6 +193,7 @@ def _verdict(chosen: dict[str, Any], full_bytes: int, timings: list[dict[str, An
         )
     parts = [f"{chosen['precision']} on {chosen['backend']} has mIoU {chosen['mIoU']:.2f} %, {abs(chosen['drop']):.2f} points "]
     parts.append(f"{'below' if chosen['drop'] >= 0 else 'above'} {chosen['against']}")
+    parts.append(f" (drop: {chosen['interval']})" if chosen["interval"] else "")
     times = [timing["engine"]["p50"] for timing in timings if timing["conditions"]["precision"] == "fp32"]
     if times and chosen["p50_ms"]:
         parts.append(f", and is {min(times) / chosen['p50_ms']:.2f}x as fast as the fastest fp32")
