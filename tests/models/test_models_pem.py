@@ -38,8 +38,12 @@ DATA = Path(__file__).parent / "data"
 NETWORKS = ("r50", "stdc1", "stdc2")
 # Of the official networks with 19 classes.
 PARAMETERS = {"r50": 35_532_581, "stdc1": 16_957_829, "stdc2": 20_988_293}
-# Published for Cityscapes at 1024x2048, in units of 1e9. The counter of the authors does not see detectron2's deformable convolutions.
-OPERATIONS = {"r50": 240, "stdc1": 92, "stdc2": 118}
+# Published, in units of 1e9. The counter of the authors does not see detectron2's deformable convolutions. Their 46.9 of R50 for ADE20K are
+# left out: 31 more than STDC1, where an eighth of the difference in the Cityscapes column says 18 at 512x512.
+OPERATIONS = [
+    *[(name, "cityscapes", (1024, 2048), giga) for name, giga in (("r50", 240), ("stdc1", 92), ("stdc2", 118))],
+    *[(name, "ade20k", (512, 512), giga) for name, giga in (("stdc1", 16.0), ("stdc2", 19.3))],
+]
 # Some tensors of each kind: our name, the official one.
 SAME = {
     "backbone.bn1.running_mean": "backbone.stem.conv1.norm.running_mean",
@@ -57,7 +61,6 @@ SAME = {
     "decode_head.predictor.layers.4.self_attention.norm.bias": "sem_seg_head.predictor.transformer_self_attention_layers.4.norm.bias",
     "decode_head.predictor.mask_embed.4.bias": "sem_seg_head.predictor.mask_embed.layers.2.bias",
 }
-DEFORMABLE = 128 * 128 * 9 * sum(1024 * 2048 // stride**2 for stride in (8, 16, 32))
 
 
 def _network(name: str, dataset: str = "cityscapes", **head: Any) -> nn.Module:
@@ -84,10 +87,14 @@ def _official_state(name: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_counts_are_as_published(name: str) -> None:
-    found = complexity(_network(name), (1024, 2048))
-    assert found.parameters == PARAMETERS[name]
-    assert (found.macs - DEFORMABLE) / 1e9 == pytest.approx(OPERATIONS[name], rel=0.02)
+def test_parameters_are_as_published(name: str) -> None:
+    assert sum(parameter.numel() for parameter in _network(name).parameters()) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize(("name", "dataset", "size", "giga"), OPERATIONS)
+def test_operations_are_as_published(name: str, dataset: str, size: tuple[int, int], giga: float) -> None:
+    deformable = 128 * 128 * 9 * sum(size[0] * size[1] // stride**2 for stride in (8, 16, 32))
+    assert (complexity(_network(name, dataset), size).macs - deformable) / 1e9 == pytest.approx(giga, rel=0.02)
 
 
 @pytest.mark.parametrize(("name", "size"), [("r50", (64, 96)), ("stdc1", (64, 96)), ("stdc1", (96, 32)), ("stdc2", (64, 96))])
