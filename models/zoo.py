@@ -13,6 +13,10 @@ from segc.models.mask2former.head import Mask2FormerHead
 from segc.models.mask_classification import MaskClassificationLoss
 from segc.models.pem.backbone import FourMapSTDC
 from segc.models.pem.head import PEMHead
+from segc.models.plainseg.backbone import PlainBEiT, PlainViT
+from segc.models.plainseg.head import PlainSegHead, PlainSegHierHead
+from segc.models.plainseg.neck import SlimPyramid
+from segc.models.plainseg.optimizer import PlainLayerDecay
 from segc.models.segman.decoder import SegMANDecoder
 from segc.models.segman.encoder import SegMANEncoder
 
@@ -28,7 +32,13 @@ __all__ = [
     "MaskClassificationLoss",
     "MultiScalePreProcessor",
     "PEMHead",
+    "PlainBEiT",
+    "PlainLayerDecay",
+    "PlainSegHead",
+    "PlainSegHierHead",
+    "PlainViT",
     "SegMANDecoder",
     "SegMANEncoder",
+    "SlimPyramid",
     "StructureLoss",
 ]
