@@ -40,7 +40,7 @@ class Places:
         known: Map = label.astype(self._dtype)
         known[ignored] = classes + 1
         self._distance = boundary_distance(label.shape)
-        self._borders = _marked(known, near_border(known, self._distance), classes)
+        self._borders = inner_borders(known, self._distance, classes)
         self._borders[ignored] = classes + 1
         self._band = _marked(known, near_border(known, BAND_PIXELS, frame=False), classes + 1)
         regions = small_regions(known, classes)
@@ -51,7 +51,7 @@ class Places:
     def confusions(self, prediction: Map) -> dict[str, Confusion]:
         """Confusion matrices by place of a prediction (H, W): boundary (K + 1, K + 1), its last class "at no border"; the others (K, K)."""
         found: Map = prediction.astype(self._dtype, copy=False)
-        borders = _marked(found, near_border(found, self._distance), self._classes)
+        borders = inner_borders(found, self._distance, self._classes)
         return {
             "boundary": confusion(borders, self._borders, self._classes + 1, self._classes + 1),
             "band": confusion(found, self._band, self._classes, self._classes + 1),
@@ -69,6 +69,11 @@ class Places:
 def boundary_distance(shape: tuple[int, ...]) -> int:
     """Width of the boundary in pixels of an image (H, W): 2 % of the diagonal, at least 1."""
     return max(1, round(BOUNDARY_RATIO * math.hypot(*shape)))
+
+
+def inner_borders(classes: Map, distance: int, other: int) -> Map:
+    """The class map (H, W) with ``other`` wherever no border of a class, or of the image, is within ``distance``."""
+    return _marked(classes, near_border(classes, distance), other)
 
 
 def near_border(classes: Map, distance: int, frame: bool = True) -> Mask:
