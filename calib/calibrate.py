@@ -12,14 +12,16 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from segc.calib.ranges import DEFAULT_PERCENTILE, AbsHistogram, amax_of, check_method
-from segc.calib.select import DEFAULT_COUNT, choose_images
+from segc.calib.select import DEFAULT_COUNT, Images, choose_images, default_selection, shared_images
 from segc.calib.table import TABLE, CalibrationImage, CalibrationTable, write_table
+from segc.calib.tensorrt_cache import read_cache
 from segc.core.contract import Contract
 from segc.core.errors import UserError
 from segc.core.files import sha256_file, sha256_json
 from segc.core.images import read_image
 from segc.core.progress import track
-from segc.runtime.bundle import graph_path, read_manifest
+from segc.data.dataset import open_dataset
+from segc.runtime.bundle import Manifest, graph_path, read_manifest
 from segc.runtime.segmenter import network_inputs
 
 FEW_IMAGES = 8
@@ -30,12 +32,13 @@ _LEAST_RANK = 2
 
 def calibrate(
     bundle: Path | str,
-    images: Sequence[Path],
+    images: Images,
     *,
     method: str = "percentile",
     percentile: float = DEFAULT_PERCENTILE,
     count: int = DEFAULT_COUNT,
     seed: int = 0,
+    select: str | None = None,
     output: Path | None = None,
     threads: int | None = None,
 ) -> Path:
@@ -43,9 +46,9 @@ def calibrate(
 
     Args:
         bundle: a bundle folder with an fp32 graph.
-        images: real images to draw from, of the training split rather than of the validation split.
+        images: real images to choose from, of the training split rather than of the validation split; with labels or without.
         method: one of ``segc.calib.ranges.METHODS``. percentile: for method ``percentile``.
-        count, seed: how many are drawn, and by which seed.
+        count, seed, select: see ``segc.calib.select.choose_images``.
         output: where to write the table instead.
         threads: CPU threads.
 
@@ -53,11 +56,12 @@ def calibrate(
         The path of the table.
 
     Raises:
-        UserError: no images, an unknown method or percentile, unreadable images, or NaN in the activations.
+        UserError: no images, an unknown rule, method or percentile, unreadable images, or NaN in the activations.
     """
     bundle = Path(bundle)
     check_method(method, percentile)
-    chosen = choose_images(images, count, seed)
+    select = select or default_selection(images)
+    chosen = choose_images(images, count, seed, select)
     manifest = read_manifest(bundle)
     graph = graph_path(bundle, manifest, "fp32")
     histograms = collect(graph, manifest.contract, chosen, threads)
@@ -65,11 +69,12 @@ def calibrate(
         method=method,
         percentile=percentile if method == "percentile" else None,
         seed=seed,
+        select=select,
         graph_sha256=manifest.graphs["fp32"].sha256,
         contract_sha256=contract_hash(manifest.contract),
         images=[CalibrationImage(name=path.name, sha256=sha256_file(path)) for path in chosen],
         ranges={name: amax_of(histogram, method, percentile) for name, histogram in histograms.items()},
-        notes=_notes(chosen),
+        notes=_notes(chosen, manifest),
     )
     path = output or bundle / TABLE
     write_table(path, table)
@@ -129,6 +134,50 @@ def _batches(images: list[NDArray[np.uint8]], batch: int | None) -> Iterator[NDA
         yield np.stack(group + [group[-1]] * (size - len(group)))
 
 
-def _notes(images: Sequence[Path]) -> list[str]:
+def _notes(images: Sequence[Path], manifest: Manifest) -> list[str]:
+    """What a reader of the table should know: few images, or images that validation is measured on."""
     few = [f"only {len(images)} calibration images: ranges may be too small; {DEFAULT_COUNT} or more are usual"]
-    return few if len(images) < FEW_IMAGES else []
+    notes = few if len(images) < FEW_IMAGES else []
+    shared = shared_images(images, _validation_images(manifest))
+    if shared:
+        told = f"{len(shared)} of {len(images)} calibration images are validation images too, such as {shared[0].name}"
+        notes.append(f"{told}: the drop will look too small")
+    return notes
+
+
+def _validation_images(manifest: Manifest) -> list[Path]:
+    """Images of the split that the bundle is validated on; none where its dataset is not on this machine."""
+    data = manifest.provenance.get("data") or {}
+    if not data.get("root") or not Path(data["root"]).is_dir():
+        return []
+    return open_dataset(data["root"], data.get("layout"), data.get("split", "val")).image_paths
+
+
+def import_cache(bundle: Path | str, cache: Path, output: Path | None = None) -> Path:
+    """Make a bundle's table from a TensorRT calibration cache of the same graph (tensors by their ONNX names).
+
+    Raises:
+        UserError: not a cache, or none of its tensors is in the fp32 graph.
+    """
+    bundle, found = Path(bundle), read_cache(cache)
+    manifest = read_manifest(bundle)
+    graph = onnx.load(graph_path(bundle, manifest, "fp32")).graph
+    known = {name for node in graph.node for name in node.output} & found.keys()
+    if not known:
+        raise UserError(
+            f"none of the {len(found)} tensors of {cache} is in the fp32 graph of {bundle}.", "Take the cache of this very graph."
+        )
+    path = output or bundle / TABLE
+    table = CalibrationTable(
+        method="tensorrt-cache",
+        percentile=None,
+        seed=0,
+        select="unknown",
+        graph_sha256=manifest.graphs["fp32"].sha256,
+        contract_sha256=contract_hash(manifest.contract),
+        images=[],
+        ranges={name: found[name] for name in sorted(known)},
+        notes=[f"{len(known)} of {len(found)} scales of {cache.name} belong to tensors of this graph; its images are not known"],
+    )
+    write_table(path, table)
+    return path

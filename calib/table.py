@@ -25,7 +25,8 @@ class CalibrationImage(BaseModel):
 class CalibrationTable(BaseModel):
     """``calibration.json``: ``ranges`` maps each tensor of the fp32 graph to amax (its symmetric range).
 
-    graph_sha256, contract_sha256: of the graph the ranges were measured on. method, percentile, seed: how. images: on what.
+    graph_sha256, contract_sha256: of the graph the ranges were measured on. method, percentile: how. images: on what; seed, select: how
+    they were chosen.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -34,6 +35,7 @@ class CalibrationTable(BaseModel):
     method: str
     percentile: float | None
     seed: int
+    select: str = "random"
     graph_sha256: str
     contract_sha256: str
     images: list[CalibrationImage]

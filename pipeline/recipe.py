@@ -51,6 +51,9 @@ class Calibrate(_Section):
     images: Path | None = Field(default=None, description="Folder of images; left out: the dataset's training images.")
     count: int = Field(default=64, ge=1, description="How many images.")
     method: Literal["minmax", "percentile", "mse", "entropy"] = Field(default="percentile", description="Rule that gives the ranges.")
+    select: Literal["coverage", "random", "k-center"] | None = Field(
+        default=None, description="Rule that chooses the images; left out: coverage of the classes where there are labels, else random."
+    )
     seed: int = Field(default=0, description="Seed of the choice of images.")
 
 

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from segc.calib.select import images_in
+from segc.calib.select import Images, images_in
 from segc.core.errors import UserError
 from segc.core.files import read_json, sha256_json
 from segc.core.rows import cpu_name, package_version, value_of
@@ -83,12 +83,10 @@ class Run:
         return open_dataset(self.root, self.recipe.data.layout, split)
 
     @cached_property
-    def calibration_images(self) -> list[Path]:
+    def calibration_images(self) -> Images:
         """The images to choose from for calibration."""
         folder = self.recipe.calibrate.images
-        if folder is None:
-            return self._dataset("train").image_paths
-        return images_in(folder)
+        return self._dataset("train") if folder is None else images_in(folder)
 
     @cached_property
     def overrides(self) -> dict[str, Any]:
@@ -179,13 +177,15 @@ class Run:
 
     def _calibrate_inputs(self) -> Any:
         options = self.recipe.calibrate.model_dump(mode="json", exclude={"images"})
-        return [options, self._graph("fp32"), self.hashes.files(self.calibration_images)]
+        images = self.calibration_images
+        content = self._dataset_hash("train") if isinstance(images, SegmentationSet) else self.hashes.files(images)
+        return [options, self._graph("fp32"), content]
 
     def _calibrate(self, resume: bool) -> None:
         from segc.calib.calibrate import calibrate
 
-        options = self.recipe.calibrate
-        calibrate(self.bundle, self.calibration_images, count=options.count, seed=options.seed, method=options.method)
+        options = self.recipe.calibrate.model_dump(exclude={"images"})
+        calibrate(self.bundle, self.calibration_images, **options)
 
     def _quantize_inputs(self) -> Any:
         table = self._hash(self.bundle / "calibration.json")

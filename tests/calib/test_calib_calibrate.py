@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import segc.calib.calibrate as module
 from segc.calib.calibrate import calibrate, collect, contract_hash
 from segc.calib.ranges import BINS
-from segc.calib.select import choose_images, images_in, training_images
+from segc.calib.select import choose_images, images_in, training_set
 from segc.calib.table import CalibrationTable, read_table, write_table
 from segc.cli.main import app
 from segc.core.errors import UserError
@@ -91,7 +91,7 @@ def test_refusals(bundle: Path, images: list[Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"broken\.png"):
         calibrate(bundle, [tmp_path / "broken.png"])
     with pytest.raises(UserError, match="names no dataset"):
-        training_images(bundle)
+        training_set(bundle)
     assert not (bundle / "calibration.json").exists()
 
 
