@@ -19,7 +19,7 @@ _SHOWN = 20
 @verb
 def convert(
     config: Annotated[str, typer.Argument(help="The config of the network: a path, mmseg::NAME.py or segc::NAME.py.")],
-    weights: Annotated[Path, typer.Option(help="The published checkpoint: .pth, .pth.tar or .safetensors.")],
+    weights: Annotated[Path, typer.Option(help="The published checkpoint: .pth, .pth.tar, .pkl (detectron2) or .safetensors.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The .safetensors file to write.")],
     partial: Annotated[
         bool, typer.Option("--partial", help="Write what fits, the rest with random weights: an encoder to start a training from.")

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from segc.core.errors import UserError
+from segc.models.array_pickle import read_arrays
 from segc.models.config import decode_config, parse_config_text
 
 # The averaged weights come first: they are what such a training publishes.
@@ -38,7 +39,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path | str) -> Checkpoint:
-    """Read a ``.safetensors`` or ``.pth`` checkpoint of mmengine, of mmseg 0.x, or a plain state dict, without running code in it.
+    """Read a checkpoint without running code in it: ``.safetensors``, ``.pth`` (mmengine, mmseg 0.x, plain), ``.pkl`` (detectron2).
 
     Raises:
         UserError: missing, truncated, not a checkpoint, or a pickle that would run code.
@@ -79,7 +80,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
 
 def _read_pickle(path: Path) -> Checkpoint:
-    content = _unpickle_safely(path)
+    content = read_arrays(path) if path.suffix == ".pkl" else _unpickle_safely(path)
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, expected a state dict or an mmengine checkpoint.")
     state = _state_dict(path, content)
