@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
@@ -92,7 +92,8 @@ def _without_weights() -> Iterator[None]:
     def drop(module: nn.Module, name: str, parameter: nn.Parameter) -> Any:
         return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
 
-    hook = register_module_parameter_registration_hook(drop)  # type: ignore[arg-type]  # its result takes the place of the parameter
+    # Its type does not say so, but its result takes the place of the parameter.
+    hook = register_module_parameter_registration_hook(cast(Any, drop))
     try:
         yield
     finally:
