@@ -44,6 +44,7 @@ class _Worker:
         self.target = target
         self.steps: list[tuple[float, ...]] = []
         self.maps: dict[int, NDArray[Any]] = {}
+        self.peak = 0
         # In a session of its own: ^C is the parent's to handle, which ends the process.
         command = [sys.executable, "-m", "segc.runtime.measure"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -62,10 +63,10 @@ class _Worker:
         self.steps += [tuple(self._ask({"index": index})["seconds"]) for index in indices]
 
     def fetch_maps(self) -> None:
-        """Take over the class maps of the images it met."""
+        """Take over the class maps of the images it met, and its peak memory in bytes."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "maps.npz"
-            self._ask({"maps": str(path)})
+            self.peak = int(self._ask({"maps": str(path)})["peak"])
             with np.load(path) as stored:
                 self.maps = {int(number): stored[number] for number in stored.files}
 
@@ -206,7 +207,7 @@ def _result(worker: _Worker, reference: _Worker, threads: int | None, warmup: in
     rows += [(f"{stage}_share", float(share), "%", count) for stage, share in zip(STAGES, shares, strict=True)]
     common = sorted(worker.maps.keys() & reference.maps.keys())
     rows.append(("pixel_agreement", 100 * _agreement(worker, reference, common), "%", len(common)))
-    rows.append(("memory_added", worker.memory / _MIB, "MiB", 1))
+    rows += [("memory_added", worker.memory / _MIB, "MiB", 1), ("memory_peak", worker.peak / _MIB, "MiB", 1)]
     told = [Row(metric=metric, value=number, unit=unit, n=n, conditions=conditions).model_dump() for metric, number, unit, n in rows]
     return {
         "precision": worker.precision,

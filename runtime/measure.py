@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -92,7 +93,7 @@ def serve(requests: IO[str], answers: IO[str]) -> None:
         if "maps" in request:
             maps: dict[str, Any] = {str(number): found for number, found in candidate.maps.items()}
             np.savez(request["maps"], **maps)
-        _answer(answers, {"seconds": candidate.measure(request["index"])} if "index" in request else {})
+        _answer(answers, {"seconds": candidate.measure(request["index"])} if "index" in request else {"peak": _peak()})
     candidate.runner.close()
 
 
@@ -106,6 +107,11 @@ def _load(request: Mapping[str, Any]) -> tuple[_Candidate, dict[str, Any]]:
     memory = max(process.memory_info().rss - before, 0)
     contract = runner.contract.model_dump(mode="json")
     return candidate, {"contract": contract, "backend": runner.backend, "precision": runner.precision, "memory": memory}
+
+
+def _peak() -> int:
+    """Most bytes this process ever had in memory."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _answer(answers: IO[str], answer: Mapping[str, Any]) -> None:
