@@ -60,9 +60,9 @@ def main(names: list[str]) -> None:
                 row = _row(name, stage, Path(folder), versions, rows)
                 rows[name, stage] = row.model_dump()
                 write_json(RESULTS, {"rows": list(rows.values()), "environment": environment()})
+                write_table()
                 told = row.reason or row.detail or row.agreement
                 print(f"{name:20s} {stage:14s} {row.seconds:6.1f} s {row.peak_mib:6.0f} MiB  {told}", flush=True)
-    write_table()
 
 
 def _row(name: str, stage: str, folder: Path, versions: dict[str, str], rows: dict[Any, Any]) -> SupportRow:
