@@ -87,7 +87,9 @@ def _show(network: Network, target: Target, options: Any) -> Outcome:
     from segc.compress.prune import Pruner
     from segc.compress.targets import counted_size, plan_for
     from segc.models.complexity import complexity
+    from segc.pipeline.prune import register_data
 
+    register_data()
     pruner = Pruner(network, options)
     plan = plan_for(pruner, target)
     changes = pruner.changes(plan)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
+import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from torch import Tensor, nn
@@ -59,34 +62,43 @@ def make_score(criterion: str, model: nn.Module, cfg: Config, images: int, seed:
 def _fill_gradients(model: Any, cfg: Config, images: int, seed: int, squared: bool) -> None:
     """Put into each ``.grad`` the mean over training images of the loss's gradient, or of its square."""
     total = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
-    count = 0
-    for batch in track(_batches(cfg, images, seed, 1 if squared else None), "gradients of the training loss"):
+    batches = _batches(cfg, images, seed, 1 if squared else None)
+    for batch in track(batches, "gradients of the training loss"):
         model.zero_grad()
         data = model.data_preprocessor(batch, True)
         model.parse_losses(model.loss(data["inputs"], data["data_samples"]))[0].backward()
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
                 total[name] += parameter.grad.square() if squared else parameter.grad
-        count += 1
     for name, parameter in model.named_parameters():
-        parameter.grad = total[name] / count
+        parameter.grad = total[name] / len(batches)
 
 
-def _batches(cfg: Config, images: int, seed: int, size: int | None) -> Iterator[Any]:
+def _batches(cfg: Config, images: int, seed: int, size: int | None) -> list[Any]:
+    """Training images as the config augments them; the same ones, augmented the same way, for the same seed."""
     from mmengine.runner import Runner
 
-    import segc.models.zoo  # noqa: F401  (custom imports of the config)
     from segc.models.config import quietly
 
     loader = cfg.get("train_dataloader")
     if not loader:
         raise UserError("this criterion looks at training images, and the config has no train_dataloader.", "Use --criterion l1.")
-    loader = {**loader, "batch_size": size or loader.get("batch_size", 1), "num_workers": 0, "persistent_workers": False}
-    with quietly(), warnings.catch_warnings():
-        built = Runner.build_dataloader(loader, seed=seed)
-    taken = 0
-    for batch in built:
-        yield batch
-        taken += len(batch["inputs"])
-        if taken >= images:
-            return
+    size = size or int(loader.get("batch_size", 1))
+    loader = {**loader, "batch_size": size, "num_workers": 0, "persistent_workers": False}
+    with quietly(), _seeded(seed):
+        return list(islice(Runner.build_dataloader(loader, seed=seed), -(-images // size)))
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """The random numbers that augmentations draw, fixed for the context and as before after it."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])

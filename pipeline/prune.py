@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmengine.config import Config
 
-# The datasets and transforms that our configs name: a config inside a checkpoint imports nothing.
-import segc.data.mmseg_dataset
-import segc.train.transforms  # noqa: F401
 from segc.compress.prune import PruneOptions, Pruner
 from segc.compress.targets import Target, counted_size, plan_for
 from segc.core.errors import UserError
 from segc.models.complexity import Complexity, complexity
-from segc.models.network import Network, load_network, save_network
+from segc.models.network import Network, load_network, quietly, save_network
 from segc.train.trainer import TrainResult, train
 
 # Of the iterations, and of the learning rate of the training before: weights that are good already are led gently.
@@ -59,6 +57,7 @@ def prune(
     """
     if steps < 1 or iterations < 0 or (steps > 1 and not iterations):
         raise UserError(f"{steps} steps with {iterations} iterations of fine-tuning: several steps need a training between them.")
+    register_data()
     size = counted_size(network)
     pruned, trainings = network, []
     for step in range(1, steps + 1):
@@ -71,6 +70,13 @@ def prune(
             pruned = replace(load_network(pruned.cfg, trainings[-1].weights), cfg=pruned.cfg)
             save_network(pruned, output)
     return PruneResult(pruned, complexity(network.model, size), complexity(pruned.model, size), size, trainings)
+
+
+def register_data() -> None:
+    """Datasets and transforms that our configs name: a config inside a checkpoint imports nothing."""
+    with quietly():
+        import segc.data.mmseg_dataset
+        import segc.train.transforms  # noqa: F401
 
 
 def step_target(target: Target, step: int, steps: int) -> Target:
@@ -86,7 +92,7 @@ def tuning_config(cfg: Config, iterations: int, weights: Path) -> Config:
     Raises:
         UserError: the config describes no training.
     """
-    cfg = cfg.copy()
+    cfg = copy.deepcopy(cfg)
     if not cfg.get("train_cfg") or not cfg.get("optim_wrapper"):
         raise UserError("the network's config describes no training (train_cfg, optim_wrapper), so it cannot be fine-tuned.")
     warm_up = max(int(_WARM_UP * iterations), 1)
