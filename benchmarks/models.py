@@ -10,7 +10,6 @@ turn. SegMAN-T's other form replaces neighbourhood attention by a gather of ever
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,7 @@ from segc.export.exporter import export_network
 from segc.models.network import build_model, load_config, load_network, save_network
 from segc.ops import reference
 from segc.runtime.benchmark import benchmark_many
+from segc.runtime.measure import peak_memory
 
 RESULTS = Path(__file__).parent / "results" / "models.json"
 SIZE, THREADS, RUNS, IMAGES = (512, 512), 2, 10, 4
@@ -116,7 +116,7 @@ def run_form(form: str) -> None:
         start = time.perf_counter()
         logits = model(image, mode="tensor")
         seconds.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    peak = peak_memory() / 2**20
     print(json.dumps({"seconds": float(np.median(seconds[1:])), "peak_mib": peak, "logits": logits[0, :, ::8, ::8].flatten().tolist()}))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from segc.models.config import load_config
 from segc.models.network import build_model, load_network
 from segc.models.variants import closest_variant
 
+States = dict[str, dict[str, Tensor]]
 BASE = Path(__file__).parents[2] / "configs/_base_/extremec3.py"
 
 
@@ -46,12 +49,12 @@ def known(monkeypatch: pytest.MonkeyPatch, configs: dict[str, str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def states(configs: dict[str, str]) -> dict[str, dict[str, Tensor]]:
+def states(configs: dict[str, str]) -> States:
     return {name: build_model(load_config(path)).state_dict() for name, path in configs.items()}
 
 
 @pytest.fixture
-def file(states: dict[str, dict[str, Tensor]], tmp_path: Path) -> Path:
+def file(states: States, tmp_path: Path) -> Path:
     save_file(states["long9"], tmp_path / "long9.safetensors")
     return tmp_path / "long9.safetensors"
 
@@ -77,14 +80,35 @@ def test_convert_names_the_variant(configs: dict[str, str], file: Path, tmp_path
     assert (nearest["name"], nearest["config"]) == ("long", configs["long9"]) and nearest["fitting"] == nearest["total"]
 
 
-def test_a_head_of_other_classes_makes_the_nearest(configs: dict[str, str], states: dict[str, dict[str, Tensor]]) -> None:
+class _Code:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.target),)
+
+
+def test_a_pickle_with_code_is_not_run_and_nothing_is_written(configs: dict[str, str], tmp_path: Path) -> None:
+    torch.save({"state_dict": {"w": torch.zeros(1)}, "extra": _Code(tmp_path / "owned")}, tmp_path / "evil.pth")
+    done = CliRunner().invoke(app, ["export", configs["short2"], "--weights", str(tmp_path / "evil.pth"), "-o", str(tmp_path / "bundle")])
+    assert done.exit_code == 2 and "is not loaded" in done.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.pth"]
+
+
+def test_wrong_num_classes_names_both_and_the_config_that_fits(configs: dict[str, str], states: States, tmp_path: Path) -> None:
+    save_file(states["short9"], tmp_path / "short9.safetensors")
+    with pytest.raises(UserError, match=r"conv_seg\.weight \(9, 24, 1, 1\) instead of \(2, 24, 1, 1\).*9 classes.*2 classes.*short9\.py"):
+        load_network(configs["short2"], tmp_path / "short9.safetensors")
+
+
+def test_a_head_of_other_classes_makes_the_nearest(configs: dict[str, str], states: States) -> None:
     given = {**states["long2"], "decode_head.conv_seg.weight": torch.zeros(7, 24, 1, 1)}
     found = closest_variant(load_config(configs["short2"]).model, states["short2"], given)
     assert found is not None and found.name == "long" and found.fitting == found.total - 1
     assert found.sentence() == f"The nearest network is long ({found.config}): {found.fitting} of {found.total} tensors fit."
 
 
-def test_nothing_is_named_where_nothing_is_nearer(configs: dict[str, str], states: dict[str, dict[str, Tensor]]) -> None:
+def test_nothing_is_named_where_nothing_is_nearer(configs: dict[str, str], states: States) -> None:
     model, own = load_config(configs["short2"]).model, states["short2"]
     assert closest_variant(model, own, {"some.weight": torch.zeros(3)}) is None
     assert closest_variant({"decode_head": {"type": "Other"}}, own, states["long2"]) is None
