@@ -106,7 +106,7 @@ def make_scan(name: str) -> tuple[str, Inputs, dict[str, Any]]:
     return "CrossSelectiveScan" if cross else "SelectiveScan", inputs, flags
 
 
-def graph(name: str, form: Form = "loop", dynamic: bool = False, dtype: torch.dtype = torch.float32) -> tuple[ModelProto, Any]:
+def graph(name: str, form: Form = "sums", dynamic: bool = False, dtype: torch.dtype = torch.float32) -> tuple[ModelProto, Any]:
     """One node with its body, weights as initializers as in an exported network; and what to feed."""
     op_type, tensors, attributes = make(name)
     values = {key: (tensor if key in WEIGHTS else tensor.to(dtype)).numpy() for key, tensor in tensors.items()}
@@ -212,7 +212,7 @@ def _itself(*arguments: str) -> str:
 
 def forms(name: str) -> tuple[Form, ...]:
     """The bodies there are."""
-    return ("loop", "tree") if name in SCANS else ("loop",)
+    return ("sums", "tree") if name in SCANS else ("sums",)
 
 
 def errors(name: str) -> list[Row]:

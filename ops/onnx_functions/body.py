@@ -99,6 +99,27 @@ class Body:
         body._names = self._names
         return body
 
+    def either(self, condition: str, then: Callable[[Body], list[str]], otherwise: Callable[[Body], list[str]]) -> list[str]:
+        """What ``then`` records where the condition holds, else what ``otherwise`` records; float32."""
+        branches, outputs = {}, 0
+        for name, record in (("then_branch", then), ("else_branch", otherwise)):
+            branch = self.inner()
+            values = record(branch)
+            branches[name], outputs = branch.graph([], values), len(values)
+        return self.ops("If", [condition], outputs, **branches)
+
+    def scan(self, states: Sequence[str], inputs: Sequence[str], record: Callable[..., list[str]]) -> list[str]:
+        """Go over the first axis of the inputs: the last states, then stacked values; float32.
+
+        ``record(body, *states, *inputs)`` records a step and returns the next states, then the values to stack, each made by a node of its
+        own. It may use no value from outside: OpenVINO's Scan knows none.
+        """
+        step = self.inner()
+        names = [step.name("in") for _ in (*states, *inputs)]
+        outputs = record(step, *names)
+        graph = step.graph(names, outputs)
+        return self.ops("Scan", [*states, *inputs], len(outputs), num_scan_inputs=len(inputs), body=graph)
+
     def graph(self, inputs: Sequence[str], outputs: Sequence[str]) -> GraphProto:
         """The recorded nodes as a graph of float32 values of any shape."""
         given, found = ([helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names] for names in (inputs, outputs))

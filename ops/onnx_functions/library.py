@@ -13,7 +13,8 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, helper, inlin
 from segc.core.errors import UserError
 from segc.ops.onnx_functions.attention import neighborhood_attention_2d
 from segc.ops.onnx_functions.body import function
-from segc.ops.onnx_functions.scan import MOST_CHUNKS, Form, ScanVariant, chunk_of, cross_selective_scan, selective_scan
+from segc.ops.onnx_functions.lines import CHUNK
+from segc.ops.onnx_functions.scan import Form, ScanVariant, cross_selective_scan, selective_scan
 from segc.ops.onnx_functions.signature import (
     DOMAIN,
     DOMAIN_VERSION,
@@ -24,10 +25,11 @@ from segc.ops.onnx_functions.signature import (
 
 # Functions in a model are known from this version of the format on.
 _FIRST_IR_WITH_FUNCTIONS = 8
+MOST_STEPS = 2**20
 Shapes = Mapping[str, Sequence[int]]
 
 
-def add_functions(model: ModelProto, form: Form = "loop") -> ModelProto:
+def add_functions(model: ModelProto, form: Form = "sums") -> ModelProto:
     """Give every ``segc`` node of a model its body, in place, replacing those it has; a model without such nodes is left alone.
 
     One body serves all nodes of an operator, because TensorRT's parser finds a function by its operator's name alone: the body is as
@@ -35,7 +37,7 @@ def add_functions(model: ModelProto, form: Form = "loop") -> ModelProto:
 
     Args:
         model: its segc nodes as in ``segc.ops.onnx_functions.signature``.
-        form: of the scans; ``loop`` for CPUs, ``tree`` for GPUs (``segc.ops.onnx_functions.scan``).
+        form: of the scans; ``sums`` for CPUs, ``tree`` for GPUs (``segc.ops.onnx_functions.scan``).
 
     Returns:
         The model itself.
@@ -100,23 +102,21 @@ def scan_variant(nodes: Sequence[NodeProto], shapes: Shapes, form: Form) -> Scan
     """The most special body that serves all of these scan nodes; in ``shapes``, 0 is a size that is open.
 
     Raises:
-        UserError: a sequence has more chunks than the body's doubling between chunks reaches.
+        UserError: a sequence has more steps than the body's doubling between chunks reaches.
     """
-    lengths = [prod(shapes.get(node.input[0], [])[2:]) if shapes.get(node.input[0]) else 0 for node in nodes]
-    states = [_size(shapes, node.input[2], 1) for node in nodes]
-    chunks = [-(-length // chunk_of(form, length)) for length in lengths]
-    if max(chunks) > MOST_CHUNKS:
-        raise UserError(
-            f"a {nodes[0].op_type} node has {max(lengths)} steps; expected at most {MOST_CHUNKS * chunk_of(form, max(lengths))}."
-        )
-    known = all(lengths)
+    spaces = [tuple(shapes.get(node.input[0], ())[2:]) for node in nodes]
+    known = all(space and all(space) for space in spaces)
+    longest = max((prod(space) for space in spaces if all(space)), default=0)
+    if longest > MOST_STEPS:
+        raise UserError(f"a {nodes[0].op_type} node has {longest} steps; expected at most {MOST_STEPS}.")
     return ScanVariant(
+        # A map has most chunks along its columns, each of which begins with a new one.
+        max(-(-space[0] // CHUNK) * prod(space[1:]) for space in spaces) if known else MOST_STEPS // CHUNK,
         form,
         delta_softplus=_agreed(nodes, "delta_softplus"),
         reverse=_agreed(nodes, "reverse"),
-        scalar_state=all(count == 1 for count in states),
-        aligned=known and all(length % chunk_of(form, length) == 0 for length in lengths),
-        chunks=max(chunks) if known else MOST_CHUNKS,
+        scalar_state=all(_size(shapes, node.input[2], 1) == 1 for node in nodes),
+        aligned=known and all(space[0] % CHUNK == 0 for space in spaces),
     )
 
 

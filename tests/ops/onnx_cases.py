@@ -34,7 +34,7 @@ def node_model(
     *,
     dynamic: bool = False,
     opset: int = 17,
-    form: Form = "loop",
+    form: Form = "sums",
     nodes: int = 1,
 ) -> ModelProto:
     """A checked model whose graph inputs are the node's; with more nodes, each has attributes of its own (a list of them) and an output."""

@@ -18,12 +18,12 @@ from segc.core.errors import UserError
 from segc.export import rtx
 from segc.ops import reference
 from segc.ops.onnx_functions.body import Body
-from segc.ops.onnx_functions.library import add_functions, scan_variant
-from segc.ops.onnx_functions.scan import MOST_CHUNKS, Form, softplus
+from segc.ops.onnx_functions.library import MOST_STEPS, add_functions, scan_variant
+from segc.ops.onnx_functions.scan import Form, softplus
 from tests.ops.onnx_cases import RUNTIMES, node_model, onnx_runtime, values_of
 from tests.ops.scan_inputs import Case, assert_near, cases, in_double, inputs
 
-FORMS: list[Form] = ["loop", "tree"]
+FORMS: list[Form] = ["sums", "tree"]
 BASE = Case(batch=2, groups=2, members=3, states=2, length=77, dtype=torch.float32)
 
 
@@ -64,7 +64,13 @@ def test_onnx_runtime_gives_the_definition(case: Case, dtype: torch.dtype, form:
 @pytest.mark.parametrize("runtime", ["onnx.reference", "OpenVINO"])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    "case", [BASE, replace(BASE, states=1, length=64, reverse=True), replace(BASE, groups=4, members=2, length=9, height=5, batch=1)]
+    "case",
+    [
+        BASE,
+        replace(BASE, states=1, length=64, reverse=True),
+        replace(BASE, groups=4, members=2, length=9, height=5, batch=1),
+        replace(BASE, groups=4, members=2, length=3, height=32, states=1),
+    ],
 )
 def test_other_runtimes_give_the_definition(case: Case, form: Form, runtime: str) -> None:
     compare(case, inputs(case), runtime, form=form)
@@ -92,6 +98,23 @@ def test_any_decay_is_safe(form: Form, case: Case, rate: float) -> None:
     compare(replace(case, softplus=False), tensors, form=form)
 
 
+@pytest.mark.parametrize("runtime", list(RUNTIMES))
+@pytest.mark.parametrize("case", [replace(BASE, groups=4, members=2, length=5, height=16, states=1), replace(BASE, states=1, reverse=True)])
+def test_chunks_that_forget_too_much_for_sums(case: Case, runtime: str) -> None:
+    tensors = inputs(case)
+    tensors[2] = 200 * tensors[2]  # type: ignore[operator]
+    compare(case, tensors, runtime)
+
+
+@pytest.mark.parametrize("size", [1e6, 1e12, 1e30])
+def test_numbers_too_large_for_sums(size: float) -> None:
+    """Divided by a decay of e^-45 they would overflow."""
+    case = replace(BASE, states=1, softplus=False, weights=False)
+    tensors = inputs(case)
+    tensors[0], tensors[1], tensors[2] = size * tensors[0], torch.ones_like(tensors[1]), torch.full_like(tensors[2], -2.8)  # type: ignore
+    compare(case, tensors)
+
+
 def test_steps_of_very_different_decay() -> None:
     """A step that forgets all between steps that forget nothing: no sum of logarithms may lose the small ones."""
     tensors = inputs(replace(BASE, softplus=False, weights=False, length=512))
@@ -101,14 +124,16 @@ def test_steps_of_very_different_decay() -> None:
     compare(replace(BASE, softplus=False), tensors)
 
 
-def test_a_nan_spreads_to_later_steps_of_its_channel_only() -> None:
-    tensors = inputs(BASE)
-    tensors[0][1, 2, 30] = float("nan")  # type: ignore[index]
+@pytest.mark.parametrize("states", [1, 2])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_what_is_not_finite_spreads_to_later_steps_of_its_channel_only(states: int, wrong: float) -> None:
+    tensors = inputs(replace(BASE, states=states))
+    tensors[0][1, 2, 30] = wrong  # type: ignore[index]
     values = values_of("SelectiveScan", tensors)
     found = onnx_runtime(node_model("SelectiveScan", values, attributes(BASE)), values)[0]
-    wrong = np.zeros(found.shape, bool)
-    wrong[1, 2, 30:] = True
-    assert (np.isnan(found) == wrong).all()
+    spread = np.zeros(found.shape, bool)
+    spread[1, 2, 30:] = True
+    assert (np.isfinite(found) != spread).all()
 
 
 @pytest.mark.slow
@@ -133,7 +158,7 @@ def test_softplus_keeps_small_results() -> None:
 def test_a_sequence_that_is_too_long_is_refused() -> None:
     node = helper.make_node("SelectiveScan", ["u", "delta", "A"], ["y"], domain="segc")
     with pytest.raises(UserError, match="expected at most 1048576"):
-        scan_variant([node], {"u": [1, 1, MOST_CHUNKS * 128 + 1]}, "loop")
+        scan_variant([node], {"u": [1, 1, MOST_STEPS + 1]}, "sums")
 
 
 def test_an_unknown_operator_is_refused() -> None:
