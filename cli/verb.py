@@ -74,7 +74,7 @@ def command_line() -> str:
 
 def _report_error(error: BaseException, json: bool, start: float) -> int:
     if isinstance(error, KeyboardInterrupt):
-        kind, code, text = "interrupted", INTERRUPTED, "nothing is half-written; the same command goes on from what is stored"
+        kind, code, text = "interrupted", INTERRUPTED, "nothing is half-written; give the same command again"
     elif isinstance(error, UserError):
         kind, code, text = "error", 2, str(error)
     else:
