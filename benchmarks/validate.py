@@ -40,7 +40,7 @@ from segc.validate.evaluate import validate
 
 RESULTS = Path(__file__).parent / "results" / "validate.json"
 CONFIG, THREADS, ROUNDS = "segc::quickstart/quickstart.py", 2, 3
-IMAGES, SIZES, PIPELINE_RUNS = 40, (100, 1000), 40
+IMAGES, SIZES, PIPELINE_RUNS = 101, (100, 1000), 40
 
 
 def main(images: int = IMAGES) -> None:

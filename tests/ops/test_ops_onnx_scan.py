@@ -98,6 +98,8 @@ def test_any_decay_is_safe(form: Form, case: Case, rate: float) -> None:
     compare(replace(case, softplus=False), tensors, form=form)
 
 
+# onnx.reference runs both branches of an If through numpy, which warns of what the branch not taken gives.
+@pytest.mark.filterwarnings("ignore::RuntimeWarning:onnx.reference", "ignore::RuntimeWarning:numpy._core")
 @pytest.mark.parametrize("runtime", list(RUNTIMES))
 @pytest.mark.parametrize("case", [replace(BASE, groups=4, members=2, length=5, height=16, states=1), replace(BASE, states=1, reverse=True)])
 def test_chunks_that_forget_too_much_for_sums(case: Case, runtime: str) -> None:
