@@ -1,5 +1,6 @@
 # PEM's schedule: AdamW 4e-4 with mixed precision, falling as a cosine to 1e-6 in 160k iterations; a tenth of the rate for the backbone, no decay
 # of norms and embeddings, gradients clipped to a norm of 0.01.
+_base_ = ['iterations.py']
 backbone_norms = [
     'backbone.bn1', 'backbone.stages.0.bn', 'backbone.stages.1.bn', 'downsample.1', 'downsample.bn', 'layers.0.bn', 'layers.1.bn',
     'layers.2.bn', 'layers.3.bn', *[f'layer{stage}.{block}.bn' for stage in range(1, 5) for block in range(6)],
@@ -17,11 +18,4 @@ optim_wrapper = dict(
         }))
 param_scheduler = [dict(type='CosineAnnealingLR', eta_min=1e-6, by_epoch=False, begin=0, end=160000)]
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=160000, val_interval=5000)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
-default_hooks = dict(
-    timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
-    param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=5000),
-    sampler_seed=dict(type='DistSamplerSeedHook'))
+default_hooks = dict(checkpoint=dict(interval=5000))
