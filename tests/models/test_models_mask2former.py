@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmengine.structures import PixelData
-from mmseg.structures import SegDataSample
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -25,6 +23,7 @@ from segc.models.network import build_model, load_config, load_network
 from segc.models.published import convert
 from tests.models.exported import agreement
 from tests.models.seeded import fill
+from tests.models.trained import losses_of_training
 
 DATA = Path(__file__).parent / "data"
 ADE20K = "mmseg::mask2former/mask2former_{}_ade20k-{}x{}.py"
@@ -187,17 +186,7 @@ def test_configs_of_what_this_head_does_not_do_are_refused(change: dict[str, Any
 def test_training_lowers_the_loss_and_reaches_every_part() -> None:
     torch.manual_seed(0)
     network = _network(**SMALL).train()
-    optimizer = torch.optim.AdamW(network.parameters(), 3e-4)
-    labels = torch.tensor([0, 2]).repeat_interleave(32).expand(2, 1, 64, 64)
-    images = labels - 1.0 + 0.3 * torch.randn(2, 3, 64, 64)
-    samples = [SegDataSample(gt_sem_seg=PixelData(data=label)) for label in labels]
-    losses = []
-    for _ in range(8):
-        optimizer.zero_grad()
-        loss = torch.stack(list(network.loss(images, samples).values())).sum()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = losses_of_training(network, 3e-4, 8)
     assert losses[-1] < losses[0] / 2
     idle = [name for name, parameter in network.named_parameters() if parameter.requires_grad and not parameter.grad.any()]
     assert idle == []

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmengine.structures import PixelData
-from mmseg.structures import SegDataSample
 from safetensors.torch import load_file
 from torch import nn
 
@@ -21,6 +19,7 @@ from segc.models.plainseg.neck import SlimPyramid
 from segc.models.plainseg.optimizer import PlainLayerDecay
 from tests.models.exported import agreement
 from tests.models.seeded import fill
+from tests.models.trained import losses_of_training
 
 DATA = Path(__file__).parent / "data"
 # Millions of parameters of backbone and head, counted with the official modules at 640x640.
@@ -81,17 +80,7 @@ def test_counts_are_as_published(name: str) -> None:
 def test_training_lowers_the_loss_and_reaches_every_part(name: str) -> None:
     network = build_model(load_config(_config(name), _overrides(name))).train()
     torch.manual_seed(0)
-    optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
-    labels = torch.tensor([0, 2]).repeat_interleave(32).expand(2, 1, 64, 64)
-    images = labels - 1.0 + 0.3 * torch.randn(2, 3, 64, 64)
-    samples = [SegDataSample(gt_sem_seg=PixelData(data=label)) for label in labels]
-    losses = []
-    for _ in range(8):
-        optimizer.zero_grad()
-        loss = torch.stack(list(network.loss(images, samples).values())).sum()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = losses_of_training(network, 1e-3, 8)
     assert losses[-1] < losses[0] / 2
     assert [name for name, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()] == []
 
