@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
+from segc.cli.source import config_and_weights
 from segc.cli.verb import Outcome, verb
 from segc.core.errors import UserError
 from segc.core.files import write_bytes
 from segc.runtime.bundle import Manifest, is_bundle
-from segc.runtime.target import CHECKPOINT_SUFFIXES
 
 CALIBRATION = "calibration.json"
 
@@ -90,7 +90,7 @@ def export(
         from segc.export.verify import Limits
         from segc.train.overrides import parse_overrides
 
-        config, file = _config_and_weights(source, weights)
+        config, file = config_and_weights(source, weights)
         manifest = export_network(
             config,
             file,
@@ -157,14 +157,6 @@ def _folder(source: str, bundle: Path | None) -> Path:
     if bundle is not None and bundle.resolve() != Path(source).resolve():
         raise UserError(f"{source} is a bundle already; -o {bundle} names another one.", "Leave -o out: the graph goes into the source.")
     return Path(source)
-
-
-def _config_and_weights(source: str, weights: Path | None) -> tuple[str | None, Path | None]:
-    if Path(source).suffix not in CHECKPOINT_SUFFIXES:
-        return source, weights
-    if weights is not None:
-        raise UserError(f"{source} is a checkpoint, and --weights {weights} names another one.", "Give a config with --weights.")
-    return None, Path(source)
 
 
 def _require_table(source: str, folder: Path, calibration: Path | None) -> None:

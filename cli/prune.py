@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from segc.cli.source import config_and_weights
 from segc.cli.verb import Outcome, verb
 from segc.core.errors import UserError
-from segc.runtime.target import CHECKPOINT_SUFFIXES
 
 if TYPE_CHECKING:
     from segc.compress.prune import Change
@@ -77,10 +77,8 @@ def _load(source: str, weights: Path | None, override: list[str] | None) -> Netw
     from segc.models.network import load_network
     from segc.train.overrides import parse_overrides
 
-    is_checkpoint = Path(source).suffix in CHECKPOINT_SUFFIXES
-    if is_checkpoint and weights is not None:
-        raise UserError(f"{source} is a checkpoint, and --weights {weights} names another one.", "Give a config with --weights.")
-    return load_network(None if is_checkpoint else source, source if is_checkpoint else weights, overrides=parse_overrides(override or []))
+    config, checkpoint = config_and_weights(source, weights)
+    return load_network(config, checkpoint, overrides=parse_overrides(override or []))
 
 
 def _show(network: Network, target: Target, options: Any) -> Outcome:
