@@ -241,21 +241,19 @@ class _Writer:
         return [item for item in (*self.floats.constants.values(), *self.halved.values()) if item.name in read]
 
     def _read_low(self, node: NodeProto) -> Iterator[NodeProto]:
-        for index in self.floats.castable(node, self.target.kind):
+        castable = self.floats.castable(node, self.target.kind)
+        yield from self._read_full(node, but=castable)
+        for index in castable:
             name = node.input[index]
             if name in self.floats.constants:
                 node.input[index] = self._half(name)
             elif name not in self.low:
                 yield from self._cast(name, self.target.kind, self.target.name)
                 node.input[index] = f"{name}_{self.target.name}"
-        for index, name in enumerate(node.input):
-            if name in self.low and index not in self.floats.castable(node, self.target.kind):
-                yield from self._cast(name, TensorProto.FLOAT, "fp32")
-                node.input[index] = f"{name}_fp32"
 
-    def _read_full(self, node: NodeProto) -> Iterator[NodeProto]:
+    def _read_full(self, node: NodeProto, but: Sequence[int] = ()) -> Iterator[NodeProto]:
         for index, name in enumerate(node.input):
-            if name in self.low:
+            if name in self.low and index not in but:
                 yield from self._cast(name, TensorProto.FLOAT, "fp32")
                 node.input[index] = f"{name}_fp32"
 

@@ -10,7 +10,7 @@ import onnx
 
 from segc.calib.calibrate import collect
 from segc.compress.cast import FP16, PAIR, cast_graph, keep_in_fp32
-from segc.compress.quantize import compare
+from segc.compress.quantize import compare, known_nodes
 from segc.compress.scales import floor_weight_scales
 from segc.core.errors import CheckFailed, UserError, nearest
 from segc.core.files import atomic_path, sha256_file
@@ -54,11 +54,12 @@ def halve_bundle(
     manifest = read_manifest(bundle)
     path = graph_path(bundle, manifest, source)
     model = onnx.load(path)
-    _check(model, keep, manifest.graphs[source])
+    kept_by_name = known_nodes(model, keep)
+    _check_scales(model, manifest.graphs[source])
     chosen = pick(verification_images(images, manifest.provenance.get("data")), ANALYSED_IMAGES)
     magnitudes = {tensor: found.amax for tensor, found in collect(path, manifest.contract, chosen, threads).items()}
     model = floor_weight_scales(model, FP16.smallest)
-    kept = keep_in_fp32(model, FP16, magnitudes, keep)
+    kept = keep_in_fp32(model, FP16, magnitudes, kept_by_name)
     written = bundle / graph_file(precision)
     with atomic_path(written) as temporary:
         onnx.save(cast_graph(model, FP16, kept), temporary)
@@ -70,11 +71,7 @@ def halve_bundle(
     return manifest
 
 
-def _check(model: onnx.ModelProto, keep: Sequence[str], graph: Graph) -> None:
-    names = {node.name for node in model.graph.node}
-    for name in keep:
-        if name not in names:
-            raise UserError(f"the graph has no node {name!r}.{nearest(name, names)}")
+def _check_scales(model: onnx.ModelProto, graph: Graph) -> None:
     if graph.opset < _FIRST_OPSET_WITH_HALF_SCALES and any(node.op_type in PAIR for node in model.graph.node):
         raise UserError(
             f"a Q/DQ graph of opset {graph.opset} has fp32 scales only; 16-bit ones need opset {_FIRST_OPSET_WITH_HALF_SCALES}.",

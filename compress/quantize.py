@@ -60,7 +60,7 @@ def quantize_bundle(
     fp32 = graph_path(bundle, manifest, "fp32")
     ranges = _table(bundle, table, manifest)
     model = onnx.load(fp32)
-    placement = place(model, _known_nodes(model, keep), chains)
+    placement = place(model, known_nodes(model, keep), chains)
     quantized = quantize_graph(model, ranges.ranges, placement)
     path = bundle / graph_file(PRECISION)
     with atomic_path(path) as temporary:
@@ -137,7 +137,12 @@ def _table(bundle: Path, table: Path | None, manifest: Manifest) -> CalibrationT
     return found
 
 
-def _known_nodes(model: ModelProto, keep: Sequence[str]) -> frozenset[str]:
+def known_nodes(model: ModelProto, keep: Sequence[str]) -> frozenset[str]:
+    """``keep`` as a set.
+
+    Raises:
+        UserError: a name that no node of the graph has; the nearest is told.
+    """
     names = {node.name for node in model.graph.node}
     for name in keep:
         if name not in names:

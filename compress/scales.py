@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, numpy_helper
+
+from segc.export.surgery import attributes
 
 
 def floor_weight_scales(model: ModelProto, least: float) -> ModelProto:
@@ -19,14 +21,10 @@ def floor_weight_scales(model: ModelProto, least: float) -> ModelProto:
             values, scales = (numpy_helper.to_array(constants[name]) for name in node.input[:2])
             raised = np.maximum(scales, np.float32(least))
             if (raised != scales).any():
-                ratio = _along(scales / raised, _axis(node), values.ndim)
+                ratio = _along(scales / raised, attributes(node).get("axis", 1), values.ndim)
                 constants[node.input[0]].CopyFrom(numpy_helper.from_array(np.rint(values * ratio).astype(values.dtype), node.input[0]))
                 constants[node.input[1]].CopyFrom(numpy_helper.from_array(raised, node.input[1]))
     return copy
-
-
-def _axis(node: NodeProto) -> int:
-    return next((int(helper.get_attribute_value(item)) for item in node.attribute if item.name == "axis"), 1)
 
 
 def _along(ratio: np.ndarray, axis: int, rank: int) -> np.ndarray:
