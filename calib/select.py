@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -116,15 +115,10 @@ def k_center(points: Features, count: int) -> list[int]:
 
 
 def shared_images(chosen: Sequence[Path], others: Sequence[Path]) -> list[Path]:
-    """Those of ``chosen`` whose content is also in ``others``: by SHA-256, read only where the sizes are equal."""
-    by_size: dict[int, list[Path]] = defaultdict(list)
-    for path in others:
-        by_size[path.stat().st_size].append(path)
-    return [path for path in chosen if _content_in(path, by_size[path.stat().st_size])]
-
-
-def _content_in(path: Path, others: Sequence[Path]) -> bool:
-    return bool(others) and sha256_file(path) in {sha256_file(other) for other in others}
+    """Those of ``chosen`` whose content is also in ``others``: by SHA-256, of files of equal sizes only, each read once."""
+    sizes = {path.stat().st_size for path in chosen} & {path.stat().st_size for path in others}
+    known = {sha256_file(path) for path in others if path.stat().st_size in sizes}
+    return [path for path in chosen if path.stat().st_size in sizes and sha256_file(path) in known]
 
 
 def _check(images: Images, paths: Sequence[Path], count: int, select: str) -> None:

@@ -41,12 +41,14 @@ def calibrate(
     from segc.calib.tensorrt_cache import write_cache
 
     counts = parse_counts(count)
+    compares = len(counts) > 1 or seeds > 1
+    _check_together(compares, images, output, from_cache, to_cache)
     if from_cache is not None:
         path = import_cache(bundle, from_cache, output)
     else:
         found = images_in(images) if images else training_set(bundle)
         how: dict[str, Any] = {"method": method, "percentile": percentile, "select": select, "threads": threads}
-        if len(counts) > 1 or seeds > 1:
+        if compares:
             return _compare(bundle, found, counts, range(seed, seed + seeds), how)
         path = run(bundle, found, count=counts[0], seed=seed, output=output, **how)
     table = read_table(path)
@@ -67,6 +69,16 @@ def parse_counts(text: str) -> list[int]:
     if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
         raise UserError(f"--count is {text!r}; expected numbers of images above 0.", "--count 64 or --count 32,128,512")
     return [int(word) for word in words]
+
+
+def _check_together(compares: bool, images: Path | None, output: Path | None, from_cache: Path | None, to_cache: Path | None) -> None:
+    """Refuse options that another one leaves without effect."""
+    if from_cache is not None and (compares or images is not None):
+        raise UserError("--from-cache runs no image, but --images, several counts or --seeds were given.", "Leave one of them out.")
+    if compares and (output is not None or to_cache is not None):
+        raise UserError(
+            "comparing counts or seeds writes no table, but -o or --to-cache was given.", "Compare, then give one --count and --seed."
+        )
 
 
 def _compare(bundle: Path, images: Any, counts: list[int], seeds: range, how: dict[str, Any]) -> Outcome:

@@ -12,7 +12,7 @@ from segc.calib.calibrate import calibrate
 from segc.calib.select import Images, default_selection
 from segc.compress.quantize import quantize_bundle
 from segc.core.errors import UserError
-from segc.core.files import read_json, sha256_json, write_json
+from segc.core.files import read_json, sha256_files, sha256_json, write_json
 from segc.core.progress import track
 from segc.core.rows import environment, value_of
 from segc.data.dataset import SegmentationSet, open_dataset
@@ -59,9 +59,8 @@ def _order(row: dict[str, Any]) -> tuple[int, int]:
 
 def _started(path: Path, bundle: Path, images: Images, dataset: SegmentationSet, how: dict[str, Any]) -> dict[str, Any]:
     """The stored sweep where it was made of the same graph, images and rules, else a new one with the mIoU of fp32."""
-    paths = images.image_paths if isinstance(images, SegmentationSet) else images
-    rules = {**how, "select": how.get("select") or default_selection(images), "images": [str(path) for path in paths]}
-    key = sha256_json([read_manifest(bundle).graphs["fp32"].sha256, rules, str(dataset.root), dataset.split])
+    rules = {**how, "select": how.get("select") or default_selection(images)}
+    key = sha256_json([read_manifest(bundle).graphs["fp32"].sha256, rules, _content(images), _content(dataset)])
     stored = read_json(path) if path.is_file() else {}
     if stored.get("key") == key:
         return dict(stored)
@@ -69,6 +68,13 @@ def _started(path: Path, bundle: Path, images: Images, dataset: SegmentationSet,
         fp32 = value_of(validate(f"{bundle}@fp32", dataset, threads=how.get("threads"), output=Path(folder) / "fp32.json"), "mIoU")
     name = f"{len(dataset)} images of {dataset.spec.name} {dataset.split}"
     return {"kind": "calibration sweep", "key": key, "dataset": name, "fp32": fp32, "rows": [], "environment": environment()}
+
+
+def _content(images: Images) -> str:
+    """SHA-256 over images, and over labels where there are some."""
+    if isinstance(images, SegmentationSet):
+        return sha256_files(path for pair in images for path in (pair.image, pair.label))
+    return sha256_files(images)
 
 
 def _miou(bundle: Path, images: Images, dataset: SegmentationSet, how: dict[str, Any]) -> float:

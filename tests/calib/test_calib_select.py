@@ -19,7 +19,7 @@ from segc.calib.select import choose_images, cover_classes, k_center, shared_ima
 from segc.calib.table import read_table
 from segc.cli.main import app
 from segc.core.errors import UserError
-from segc.core.images import write_image
+from segc.core.images import read_image, write_image
 from segc.data.dataset import open_dataset
 from segc.runtime.bundle import read_manifest, write_manifest
 
@@ -106,7 +106,7 @@ def test_the_table_says_how_and_warns_of_overlap(bundle: Path, root: Path) -> No
     assert table.select == "random" and table.notes == []
 
 
-def test_a_sweep_compares_counts_and_seeds_and_goes_on(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_compares_counts_and_seeds_and_goes_on(bundle: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (bundle / "model.onnx").read_bytes()
     words = ["calibrate", str(bundle), "--method", "minmax", "--select", "random", "--threads", "1", "--json", "--count"]
     done = CliRunner().invoke(app, [*words, "2", "--seeds", "2"])
@@ -120,5 +120,11 @@ def test_a_sweep_compares_counts_and_seeds_and_goes_on(bundle: Path, monkeypatch
     again = json.loads(CliRunner().invoke(app, [*words, "2,3"]).stdout)["data"]
     assert [(row["count"], row["seed"]) for row in again["rows"]] == [(2, 0), (3, 0)]
     assert [how["count"] for how in calls] == [3], "what is stored is not measured again"
-    for wrong in (["0"], ["a"], ["99,3"]):
+    image = root / "images" / "val" / "01.png"
+    before = image.read_bytes()
+    write_image(image, 255 - read_image(image))
+    assert CliRunner().invoke(app, [*words, "2,3"]).exit_code == 0
+    image.write_bytes(before)
+    assert [how["count"] for how in calls] == [3, 2, 3], "other images are measured anew"
+    for wrong in (["0"], ["a"], ["99,3"], ["2,3", "-o", "x.json"], ["2", "--from-cache", "x", "--seeds", "2"]):
         assert CliRunner().invoke(app, [*words, *wrong]).exit_code == 2
