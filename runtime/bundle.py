@@ -4,6 +4,7 @@ bundle/
     bundle.json            Manifest (this module)
     model.onnx             fp32 deploy graph
     model.int8.onnx        other precisions, one file each
+    engines/               TensorRT engines: <flavour>-<version>-sm<capability>/<precision>.engine, and what its layers are beside it
     calibration.json       calibration table, when there is one
     results/*.json         what was measured (validation, benchmark)
     report/                report.html, report.md, report.json
@@ -12,7 +13,7 @@ bundle/
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -39,6 +40,56 @@ class Graph(BaseModel):
     notes: dict[str, Any] = Field(default_factory=dict)
 
 
+class Profile(BaseModel):
+    """Shapes an engine takes, each (batch, height, width) of the uint8 NHWC images; a static engine has three equal ones."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min: tuple[int, int, int]
+    opt: tuple[int, int, int]
+    max: tuple[int, int, int]
+
+    def contains(self, shape: tuple[int, int, int]) -> bool:
+        """True when the engine runs images of this (batch, height, width)."""
+        return all(low <= value <= high for low, value, high in zip(self.min, shape, self.max, strict=True))
+
+
+class Engine(BaseModel):
+    """One TensorRT engine of the bundle, and all that decides whether a machine can run it.
+
+    file, sha256: relative, inside the bundle. precision, graph_sha256: of the graph in ``graphs`` it was built from (its SHA-256 then).
+    flavour: ``rtx`` (TensorRT-RTX), ``10`` or ``11`` (TensorRT); version: of the library that built it, as it tells it ("10.3.0.26").
+    compute_capability: of the GPU it is for ("8.6"); gpu: the GPU's name where it was built on it, None where it was built without one.
+    machine: the builder's processor and system ("x86_64 Linux"): an engine runs on no other.
+    hardware_compatible, version_compatible: whether later GPUs, later versions run it too. weights_stripped: it must be refitted first.
+    dla_core: the DLA core it is for, None for the GPU. plugins: file name -> SHA-256 of the libraries whose layers it holds;
+    plugins_embedded: they travel inside the engine (the runtime has to allow host code). settings: of the build, as its option names say.
+    command: the same build as a trtexec line. notes: free data of the builder (seconds, layers, peak memory).
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    file: str
+    sha256: str
+    precision: str
+    graph_sha256: str
+    flavour: Literal["rtx", "10", "11"]
+    version: str
+    compute_capability: str
+    gpu: str | None = None
+    machine: str
+    profile: Profile
+    hardware_compatible: bool = False
+    version_compatible: bool = False
+    weights_stripped: bool = False
+    dla_core: int | None = None
+    plugins: dict[str, str] = Field(default_factory=dict)
+    plugins_embedded: bool = False
+    settings: dict[str, Any] = Field(default_factory=dict)
+    command: str
+    notes: dict[str, Any] = Field(default_factory=dict)
+
+
 class Manifest(BaseModel):
     """``bundle.json``. ``provenance`` holds hashes of the source config, weights and calibration data, and tool versions.
 
@@ -51,6 +102,7 @@ class Manifest(BaseModel):
     name: str
     contract: Contract
     graphs: dict[str, Graph]
+    engines: list[Engine] = Field(default_factory=list)
     preferred: dict[str, str] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
     recipe: dict[str, Any] | None = None
@@ -81,8 +133,8 @@ def read_manifest(folder: Path | str) -> Manifest:
         manifest = Manifest.model_validate(data)
     except ValidationError as error:
         raise UserError(f"{path} is not a valid manifest: {first_error(error, Manifest)}") from error
-    for graph in manifest.graphs.values():
-        _inside(Path(folder), graph.file)
+    for item in (*manifest.graphs.values(), *manifest.engines):
+        _inside(Path(folder), item.file)
     return manifest
 
 
@@ -103,14 +155,32 @@ def graph_path(folder: Path | str, manifest: Manifest, precision: str) -> Path:
             f"bundle {folder} has no {precision!r} graph.{nearest(precision, manifest.graphs)}",
             f"segc export {folder} --precision {precision}",
         )
-    path = _inside(Path(folder), graph.file)
+    return _verified(Path(folder), graph, "Export the bundle again.")
+
+
+def engine_file(engine: Engine) -> str:
+    """Where an engine lies inside its bundle: one file for each flavour, version, compute capability, DLA and precision."""
+    target = f"sm{engine.compute_capability.replace('.', '')}{'' if engine.dla_core is None else '-dla'}"
+    return f"engines/{'rtx' if engine.flavour == 'rtx' else 'trt'}-{engine.version}-{target}/{engine.precision}.engine"
+
+
+def engine_path(folder: Path | str, engine: Engine) -> Path:
+    """Path of an engine of a bundle, its content hash verified.
+
+    Raises:
+        UserError: the file is missing, or its content changed since it was built.
+    """
+    return _verified(Path(folder), engine, f"Build it again: segc export {folder} --engine {engine.precision}")
+
+
+def _verified(folder: Path, item: Graph | Engine, fix: str) -> Path:
+    path = _inside(folder, item.file)
     if not path.is_file():
-        raise UserError(f"bundle {folder} names {graph.file}, which is not there.", "Export the bundle again.")
+        raise UserError(f"bundle {folder} names {item.file}, which is not there.", fix)
     found = sha256_file(path)
-    if found != graph.sha256:
+    if found != item.sha256:
         raise UserError(
-            f"{path} was altered after the export: its SHA-256 is {found[:12]}..., bundle.json says {graph.sha256[:12]}...",
-            "Export the bundle again.",
+            f"{path} was altered after it was written: its SHA-256 is {found[:12]}..., bundle.json says {item.sha256[:12]}...", fix
         )
     return path
 
