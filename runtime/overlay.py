@@ -40,6 +40,16 @@ def draw_overlay(image: Image, class_map: NDArray[Any], contract: Contract, opac
     return np.hstack([mixed, _legend(class_areas(class_map, contract), contract, image.shape[0])])
 
 
+def draw_text(image: Image, text: str) -> Image:
+    """The image with one line of text on a dark band at its top left: uint8 RGB (H, W, 3)."""
+    row = int(np.clip(image.shape[0] // 20, 14, 100))
+    width = cv2.getTextSize(text, _FONT, row / 40, max(1, row // 30))[0][0]
+    marked = image.copy()
+    cv2.rectangle(marked, (0, 0), (width + row, row), _INK, -1)
+    cv2.putText(marked, text, (row // 2, row * 3 // 4), _FONT, row / 40, _PAPER, max(1, row // 30), cv2.LINE_AA)
+    return marked
+
+
 def _legend(areas: dict[str, dict[str, float]], contract: Contract, height: int) -> Image:
     row = int(np.clip(height // 20, 14, 100))
     scale, thickness = row / 40, max(1, row // 30)

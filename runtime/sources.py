@@ -1,11 +1,13 @@
-"""Where images come from: a file, a folder, a glob, a video file or a camera, behind one iterator."""
+"""Where images come from: files, folders, globs, video files, cameras, network streams and GStreamer pipelines, behind one iterator."""
 
 from __future__ import annotations
 
 import glob
+import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import cv2
@@ -15,15 +17,21 @@ from segc.core.errors import UserError
 from segc.runtime.images import SUFFIXES, Image, read_image
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+STREAM_PREFIXES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://", "tcp://", "srt://")
 _UNKNOWN_FPS = 25.0
+_TIMEOUT_MS = 10_000
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One image of a source: its name (unique in the source, fit for a file name) and uint8 RGB (H, W, 3)."""
+    """One image of a source: its name (unique in the source, fit for a file name), uint8 RGB (H, W, 3), and when it was read.
+
+    ``taken`` is in seconds of ``time.perf_counter``.
+    """
 
     name: str
     image: Image
+    taken: float = field(default_factory=time.perf_counter)
 
 
 @dataclass(frozen=True)
@@ -40,53 +48,59 @@ class ImageSource:
             yield Frame(name, read_image(path))
 
 
-@dataclass(frozen=True)
 class VideoSource:
-    """A video file or a camera. ``frames`` is the container's frame count, None where it does not tell (a camera)."""
+    """A video file, a camera or a network stream; its frames can be read once.
 
-    name: str
-    address: str | int
-    fps: float
-    frames: int | None
+    Attributes:
+        name: fit for a file name.
+        fps: frames/s it says it has, 25 where it does not say.
+        frames: the container's frame count, None where it does not tell.
+        live: True for what ends only when it is stopped, and does not wait for a reader that is slow.
+    """
 
-    @property
-    def is_camera(self) -> bool:
-        """True for a camera, which ends only when it is stopped."""
-        return isinstance(self.address, int)
+    def __init__(self, name: str, capture: cv2.VideoCapture, live: bool) -> None:
+        frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.name, self.live, self._capture = name, live, capture
+        self.fps = capture.get(cv2.CAP_PROP_FPS) or _UNKNOWN_FPS
+        self.frames = frames if frames > 0 and not live else None
 
-    def __iter__(self) -> Iterator[Frame]:
-        capture = cv2.VideoCapture(self.address)
+    def __iter__(self) -> Generator[Frame, None, None]:
         try:
-            index = 0
-            while True:
-                found, pixels = capture.read()
+            for index in count():
+                found, pixels = self._capture.read()
                 if not found:
                     return
                 yield Frame(f"{self.name}_{index:06d}", cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False))
-                index += 1
         finally:
-            capture.release()
+            self._capture.release()
 
 
 Source = ImageSource | VideoSource
 
 
 def open_source(text: str) -> Source:
-    """Open an image, a folder (its images, sorted), a glob, a video file or, for a whole number, a camera.
+    """Open an image, a folder (its images, sorted), a glob, a video file, a camera (its number or its device file), the address of a
+    network stream (``rtsp://...``), or a GStreamer pipeline (``... ! appsink``).
 
     Raises:
-        UserError: nothing is there, a folder or glob has no image, or OpenCV cannot open the video or camera.
+        UserError: nothing is there, a folder or glob has no image, or OpenCV cannot open the video, camera, stream or pipeline.
     """
     path = Path(text)
+    if " ! " in text:
+        return _open_pipeline(text)
+    if text.startswith(STREAM_PREFIXES):
+        return _open_stream(text)
     if path.is_dir():
         return _images(sorted(path.iterdir()), f"folder {path}")
     if path.is_file():
-        return _open_video(path.stem, str(path)) if path.suffix.lower() in VIDEO_SUFFIXES else ImageSource([path])
+        return _open_file(path) if path.suffix.lower() in VIDEO_SUFFIXES else ImageSource([path])
     if text.isdecimal():
-        return _open_video(f"camera{text}", int(text))
+        return VideoSource(f"camera{text}", _capture(f"camera {text}", int(text)), live=True)
+    if path.is_char_device():
+        return VideoSource(path.name, _capture(f"camera {text}", text, cv2.CAP_V4L2), live=True)
     if glob.has_magic(text):
         return _images([Path(found) for found in sorted(glob.glob(text, recursive=True))], f"glob {text!r}")  # noqa: PTH207 (patterns may be absolute)
-    raise UserError(f"source {text} does not exist.", "Give an image, a folder, a quoted glob, a video file or a camera number.")
+    raise UserError(f"source {text} does not exist.", "Give an image, a folder, a quoted glob, a video file, a camera number or rtsp://...")
 
 
 def _images(paths: list[Path], what: str) -> ImageSource:
@@ -96,16 +110,41 @@ def _images(paths: list[Path], what: str) -> ImageSource:
     return ImageSource(found)
 
 
-def _open_video(name: str, address: str | int) -> VideoSource:
-    capture = cv2.VideoCapture(address)
+def _open_file(path: Path) -> VideoSource:
+    return VideoSource(path.stem, _capture(f"video {path}", str(path)), live=False)
+
+
+def _open_stream(address: str) -> VideoSource:
+    """A stream is live unless it knows its number of frames. Its name and messages leave out what may be a password."""
+    scheme, _, rest = address.partition("://")
+    host = rest.rpartition("@")[2].partition("/")[0]
+    timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
+    capture = _capture(f"stream {scheme}://{host}", address, cv2.CAP_FFMPEG, timeouts)
+    return VideoSource(host.replace(":", "_"), capture, live=capture.get(cv2.CAP_PROP_FRAME_COUNT) <= 0)
+
+
+def _open_pipeline(text: str) -> VideoSource:
+    if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
+        raise UserError(
+            "OpenCV here is built without GStreamer (the packages of PyPI are); JetPack's own OpenCV has it.",
+            "Remove opencv-python-headless and use the system's, or give a camera number or rtsp://... instead.",
+        )
+    if not text.split(" ! ")[-1].strip().startswith("appsink"):
+        raise UserError(f"the GStreamer pipeline {text!r} does not end in appsink.", "Append ' ! videoconvert ! appsink drop=true'.")
+    return VideoSource("gstreamer", _capture(f"GStreamer pipeline {text!r}", text, cv2.CAP_GSTREAMER), live=True)
+
+
+def _capture(what: str, address: str | int, backend: int = cv2.CAP_ANY, options: Sequence[int] = ()) -> cv2.VideoCapture:
+    """An opened capture; OpenCV's own warnings are kept back because the error says it."""
+    log = cv2.utils.logging
+    level = log.setLogLevel(log.LOG_LEVEL_SILENT)
     try:
-        if not capture.isOpened():
-            what = f"camera {address}" if isinstance(address, int) else f"video {address}"
-            raise UserError(f"{what} cannot be opened.", "Check that it is there, not in use, and of a codec OpenCV decodes.")
-        frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        return VideoSource(name, address, capture.get(cv2.CAP_PROP_FPS) or _UNKNOWN_FPS, frames if frames > 0 else None)
+        capture = cv2.VideoCapture(address, backend, list(options))
     finally:
-        capture.release()
+        log.setLogLevel(level)
+    if not capture.isOpened():
+        raise UserError(f"{what} cannot be opened.", "Check that it is there, not in use, and of a codec OpenCV decodes.")
+    return capture
 
 
 def _names(paths: list[Path]) -> list[str]:

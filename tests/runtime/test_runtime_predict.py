@@ -26,7 +26,7 @@ from segc.runtime.overlay import class_areas, draw_overlay
 from segc.runtime.predict import parse_saves, predict
 from segc.runtime.runner import open_runner
 from segc.runtime.segmenter import Segmenter, resize_logits
-from segc.runtime.sources import VideoSource, open_source
+from segc.runtime.sources import open_source
 
 
 @pytest.fixture
@@ -120,20 +120,6 @@ def test_overlay_mixes_the_palette() -> None:
     image = np.full((4, 4, 3), 100, np.uint8)
     assert draw_overlay(image, np.ones((4, 4), np.uint8), DYNAMIC, 0.5)[0, 0].tolist() == [178, 150, 50]
     assert class_areas(np.ones((4, 4), np.uint8), DYNAMIC) == {"bright": {"pixels": 16, "share": 1.0}}
-
-
-def test_video_in_video_out(bundle: Path, tmp_path: Path) -> None:
-    clip = tmp_path / "clip.mp4"
-    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"mp4v"), 10, (96, 80))
-    for shade in (0, 0, 255, 255, 255):
-        writer.write(np.full((80, 96, 3), shade, np.uint8))
-    writer.release()
-    source = open_source(str(clip))
-    assert isinstance(source, VideoSource) and source.fps == 10
-    assert predict(Segmenter(open_runner(str(bundle), threads=1)), source, tmp_path / "out", {"overlay", "json"}) == 5
-    lines = [json.loads(line) for line in (tmp_path / "out/clip.jsonl").read_text().splitlines()]
-    assert [next(iter(line["classes"])) for line in lines] == ["dark"] * 2 + ["bright"] * 3
-    assert sum(1 for _ in open_source(str(tmp_path / "out/clip.overlay.mp4"))) == 5
 
 
 def test_glob_and_shared_stems(photos: Path) -> None:
