@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
-import onnxruntime as ort
-from numpy.typing import NDArray
+from onnx import ModelProto
 
 from segc.calib.ranges import DEFAULT_PERCENTILE, AbsHistogram, amax_of, check_method
+from segc.calib.rescale import choose_factors, rescaled
 from segc.calib.select import DEFAULT_COUNT, Images, choose_images, default_selection, shared_images
+from segc.calib.stream import stream
 from segc.calib.table import TABLE, CalibrationImage, CalibrationTable, write_table
 from segc.calib.tensorrt_cache import read_cache
 from segc.core.contract import Contract
 from segc.core.errors import UserError
 from segc.core.files import sha256_file, sha256_json
-from segc.core.images import read_image
-from segc.core.progress import track
 from segc.data.dataset import open_dataset
 from segc.runtime.bundle import Manifest, graph_path, read_manifest
-from segc.runtime.segmenter import network_inputs
 
 FEW_IMAGES = 8
-_INPUT = "images"
 # Float tensors of lower ranks are shapes and scales.
 _LEAST_RANK = 2
 
@@ -39,6 +34,8 @@ def calibrate(
     count: int = DEFAULT_COUNT,
     seed: int = 0,
     select: str | None = None,
+    equalize: bool = False,
+    smooth_quant: float | None = None,
     output: Path | None = None,
     threads: int | None = None,
 ) -> Path:
@@ -49,6 +46,8 @@ def calibrate(
         images: real images to choose from, of the training split rather than of the validation split; with labels or without.
         method: one of ``segc.calib.ranges.METHODS``. percentile: for method ``percentile``.
         count, seed, select: see ``segc.calib.select.choose_images``.
+        equalize, smooth_quant: even out channels first, see ``segc.calib.rescale.choose_factors``; the ranges are those of the rescaled
+            graph, and the table holds the factors.
         output: where to write the table instead.
         threads: CPU threads.
 
@@ -64,7 +63,9 @@ def calibrate(
     chosen = choose_images(images, count, seed, select)
     manifest = read_manifest(bundle)
     graph = graph_path(bundle, manifest, "fp32")
-    histograms = collect(graph, manifest.contract, chosen, threads)
+    model = onnx.load(graph)
+    factors = choose_factors(model, manifest.contract, chosen, equalize, smooth_quant, threads)
+    histograms = collect(rescaled(model, factors), manifest.contract, chosen, threads)
     table = CalibrationTable(
         method=method,
         percentile=percentile if method == "percentile" else None,
@@ -74,6 +75,9 @@ def calibrate(
         contract_sha256=contract_hash(manifest.contract),
         images=[CalibrationImage(name=path.name, sha256=sha256_file(path)) for path in chosen],
         ranges={name: amax_of(histogram, method, percentile) for name, histogram in histograms.items()},
+        equalize=equalize,
+        smooth_quant=smooth_quant,
+        rescaled=factors,
         notes=_notes(chosen, manifest),
     )
     path = output or bundle / TABLE
@@ -81,23 +85,22 @@ def calibrate(
     return path
 
 
-def collect(graph: Path, contract: Contract, images: Sequence[Path], threads: int | None = None) -> dict[str, AbsHistogram]:
+def collect(graph: Path | ModelProto, contract: Contract, images: Sequence[Path], threads: int | None = None) -> dict[str, AbsHistogram]:
     """Histogram of |x| of every float activation of a graph, over the images as the runtime would feed them.
 
     Raises:
         UserError: an activation is NaN or infinite; the tensor and the image are named.
     """
-    session, names = _exposed_session(graph, threads)
-    histograms = {name: AbsHistogram() for name in names}
-    for path in track(images, "calibrating"):
-        for batch in _batches(network_inputs(read_image(path), contract), contract.batch):
-            for name, value in zip(names, session.run(names, {_INPUT: batch}), strict=True):
-                try:
-                    histograms[name].update(value)
-                except ValueError as error:
-                    raise UserError(
-                        f"tensor {name} holds {error} on {path}: the network is broken or the image is.", "Check the weights."
-                    ) from error
+    model = onnx.shape_inference.infer_shapes(graph if isinstance(graph, ModelProto) else onnx.load(graph))
+    histograms = {name: AbsHistogram() for name in _activations(model)}
+    for path, values in stream(model, list(histograms), images, contract, "calibrating", threads):
+        for (name, histogram), value in zip(histograms.items(), values, strict=True):
+            try:
+                histogram.update(value)
+            except ValueError as error:
+                raise UserError(
+                    f"tensor {name} holds {error} on {path}: the network is broken or the image is.", "Check the weights."
+                ) from error
     return histograms
 
 
@@ -106,32 +109,15 @@ def contract_hash(contract: Contract) -> str:
     return sha256_json(contract.model_dump(mode="json", exclude={"classes", "palette", "output", "ignore_index"}))
 
 
-def _exposed_session(graph: Path, threads: int | None) -> tuple[ort.InferenceSession, list[str]]:
-    """A session whose outputs are all float activations of the graph, unoptimised so that each of them exists."""
-    model = onnx.shape_inference.infer_shapes(onnx.load(graph))
+def _activations(model: ModelProto) -> list[str]:
+    """Names of the float activations of a graph whose shapes are inferred."""
     produced = {name for node in model.graph.node for name in node.output}
-    names = [item.name for item in model.graph.value_info if item.name in produced and _is_activation(item)]
-    existing = {item.name for item in model.graph.output}
-    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names if name not in existing)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]), names
+    return [item.name for item in model.graph.value_info if item.name in produced and _is_activation(item)]
 
 
 def _is_activation(item: onnx.ValueInfoProto) -> bool:
     kind = item.type.tensor_type
     return kind.elem_type == onnx.TensorProto.FLOAT and len(kind.shape.dim) >= _LEAST_RANK
-
-
-def _batches(images: list[NDArray[np.uint8]], batch: int | None) -> Iterator[NDArray[Any]]:
-    """Batches of the graph's size; one that is not full repeats its last image."""
-    size = batch or 1
-    for start in range(0, len(images), size):
-        group = images[start : start + size]
-        yield np.stack(group + [group[-1]] * (size - len(group)))
 
 
 def _notes(images: Sequence[Path], manifest: Manifest) -> list[str]:

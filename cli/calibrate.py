@@ -23,6 +23,10 @@ def calibrate(
     percentile: Annotated[float, typer.Option(help="For --method percentile.")] = 99.99,
     seed: Annotated[int, typer.Option(help="Of the choice.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="Compare this many seeds, from --seed on, by mIoU.")] = 1,
+    equalize: Annotated[bool, typer.Option("--equalize", help="Even out the channels of neighbouring weights first.")] = False,
+    smooth_quant: Annotated[
+        float | None, typer.Option(help="Move differences between channels of activations into weights first; alpha, 0 to 1.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Table file. Default: BUNDLE/calibration.json.")] = None,
     from_cache: Annotated[Path | None, typer.Option(help="Take the ranges of a TensorRT calibration cache; no image is run.")] = None,
@@ -43,11 +47,16 @@ def calibrate(
     counts = parse_counts(count)
     compares = len(counts) > 1 or seeds > 1
     _check_together(compares, images, output, from_cache, to_cache)
+    if (equalize or smooth_quant is not None) and (from_cache is not None or to_cache is not None):
+        raise UserError(
+            "a TensorRT cache belongs to the fp32 graph as it is, --equalize and --smooth-quant change it.", "Leave one of them out."
+        )
     if from_cache is not None:
         path = import_cache(bundle, from_cache, output)
     else:
         found = images_in(images) if images else training_set(bundle)
         how: dict[str, Any] = {"method": method, "percentile": percentile, "select": select, "threads": threads}
+        how |= {"equalize": equalize, "smooth_quant": smooth_quant}
         if compares:
             return _compare(bundle, found, counts, range(seed, seed + seeds), how)
         path = run(bundle, found, count=counts[0], seed=seed, output=output, **how)

@@ -71,6 +71,12 @@ def export(
     opset: Annotated[int, typer.Option(min=17, help="ONNX operator set.")] = 20,
     simplify: Annotated[bool, typer.Option(help="Fold and fuse the graph with onnxslim.")] = True,
     calibration: Annotated[Path | None, typer.Option(help="Calibration table for int8, copied into the bundle. Default: its own.")] = None,
+    bias_correction: Annotated[
+        bool, typer.Option("--bias-correction", help="int8: take each layer's mean error on the calibration images from its bias.")
+    ] = False,
+    calibration_images: Annotated[
+        Path | None, typer.Option(help="Folder of the table's images, for --bias-correction. Default: the bundle's training split.")
+    ] = None,
     override: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, a dotted key of the config.")] = None,
     random_weights: Annotated[bool, typer.Option("--random-weights", help="Export without weights: for speed measurements only.")] = False,
 ) -> Outcome:
@@ -83,6 +89,7 @@ def export(
     folder = _folder(source, bundle)
     if is_bundle(source) and precision is Precision.FP32:
         raise UserError(f"{source} is a bundle, its fp32 graph is there already.", f"To add int8: segc export {source} --precision int8")
+    _check_correction(precision, bias_correction, calibration_images)
     if precision in QUANTIZED:
         _require_table(source, folder, calibration)
     if not is_bundle(source):
@@ -113,7 +120,7 @@ def export(
 
         if calibration is not None:
             write_bytes(folder / CALIBRATION, calibration.read_bytes())
-        manifest = quantize_bundle(folder, images=images)
+        manifest = quantize_bundle(folder, bias_correction=bias_correction, calibration_images=calibration_images, images=images)
     if precision in LOWERED:
         from segc.compress.half import halve_bundle
 
@@ -157,6 +164,14 @@ def _folder(source: str, bundle: Path | None) -> Path:
     if bundle is not None and bundle.resolve() != Path(source).resolve():
         raise UserError(f"{source} is a bundle already; -o {bundle} names another one.", "Leave -o out: the graph goes into the source.")
     return Path(source)
+
+
+def _check_correction(precision: Precision, bias_correction: bool, calibration_images: Path | None) -> None:
+    """Refuse options that would have no effect."""
+    if bias_correction and precision not in QUANTIZED:
+        raise UserError(f"--bias-correction is for int8 graphs; --precision is {precision.value}.", "--precision int8")
+    if calibration_images is not None and not bias_correction:
+        raise UserError("--calibration-images is read for --bias-correction only.", "Add --bias-correction.")
 
 
 def _require_table(source: str, folder: Path, calibration: Path | None) -> None:

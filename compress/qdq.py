@@ -63,6 +63,7 @@ def insert_qdq(model: ModelProto, placement: Placement, ranges: Mapping[str, flo
     quantizer.model.topological_sort()
     quantized: ModelProto = quantizer.model.model
     _drop_contrib_import(quantized)
+    _restore_gemms(model, quantized)
     return quantized
 
 
@@ -121,6 +122,15 @@ def _rectified(model: ModelProto, placed: set[str]) -> list[tuple[str, str]]:
 
 def _both_sides(amax: float) -> TensorData:
     return TensorData(lowest=np.array(-amax, np.float32), highest=np.array(amax, np.float32))
+
+
+def _restore_gemms(model: ModelProto, quantized: ModelProto) -> None:
+    """The quantizer sets the factor of a Gemm's bias to 1, though the bias stays as it is."""
+    attributes = {node.name: node.attribute for node in model.graph.node if node.op_type == "Gemm"}
+    for node in quantized.graph.node:
+        if node.op_type == "Gemm" and node.name in attributes:
+            del node.attribute[:]
+            node.attribute.extend(attributes[node.name])
 
 
 def _drop_contrib_import(model: ModelProto) -> None:

@@ -10,7 +10,10 @@ import onnx
 from onnx import ModelProto
 
 from segc.calib.calibrate import contract_hash
+from segc.calib.rescale import rescaled
+from segc.calib.select import images_in, training_set
 from segc.calib.table import TABLE, CalibrationTable, read_table
+from segc.compress.bias import Correction, correct_biases
 from segc.compress.placement import WEIGHTED, Placement, place
 from segc.compress.qdq import insert_qdq
 from segc.core.contract import CONTRACT_KEY
@@ -37,6 +40,8 @@ def quantize_bundle(
     table: Path | None = None,
     keep: Sequence[str] = (),
     chains: bool = True,
+    bias_correction: bool = False,
+    calibration_images: Path | None = None,
     images: Sequence[Path] | Path | None = None,
     least_agreement: float = LEAST_AGREEMENT,
 ) -> Manifest:
@@ -47,21 +52,28 @@ def quantize_bundle(
         table: calibration table; None takes the bundle's ``calibration.json``.
         keep: names of nodes to leave in float.
         chains: keep Add, Relu, MaxPool, Concat and Resize between int8 convolutions in int8 too.
+        bias_correction: take the mean error of each layer, measured on the calibration images, from its bias.
+        calibration_images: the folder where these lie; None looks in the bundle's training split.
         images: to compare the int8 graph with the fp32 graph on; None takes the bundle's validation images.
         least_agreement: share of pixels with the same class below which the graph is refused: it guards against a broken graph,
             the accuracy itself is for ``segc validate``.
 
     Raises:
-        UserError: no table, a table of another graph, an unknown node name.
+        UserError: no table, a table of another graph, an unknown node name, or calibration images that are not there.
         CheckFailed: TensorRT would refuse the graph (each node is named), or it disagrees with fp32.
     """
     bundle = Path(bundle)
     manifest = read_manifest(bundle)
     fp32 = graph_path(bundle, manifest, "fp32")
     ranges = _table(bundle, table, manifest)
-    model = onnx.load(fp32)
+    corrected_on = _calibration_images(bundle, ranges, calibration_images) if bias_correction else []
+    model = rescaled(onnx.load(fp32), ranges.rescaled)
     placement = place(model, known_nodes(model, keep), chains)
     quantized = quantize_graph(model, ranges.ranges, placement)
+    notes = _notes(placement, ranges)
+    if bias_correction:
+        correction = correct_biases(model, quantized, corrected_on, manifest.contract)
+        quantized, notes = correction.model, {**notes, "bias_correction": _told(correction, len(corrected_on))}
     path = bundle / graph_file(PRECISION)
     with atomic_path(path) as temporary:
         onnx.save(quantized, temporary)
@@ -72,7 +84,7 @@ def quantize_bundle(
                 f"{parity['n_images']} images; {100 * least_agreement:g} % are needed. Nothing was written. "
                 "Calibrate on more images, with --method mse or percentile, or keep sensitive nodes in float (keep=)."
             )
-    return _record(bundle, manifest, path, quantized, parity, placement, ranges)
+    return _record(bundle, manifest, path, quantized, parity, notes)
 
 
 def quantize_graph(model: ModelProto, ranges: Mapping[str, float], placement: Placement) -> ModelProto:
@@ -154,20 +166,22 @@ def _check_images(images: Sequence[Path] | Path | None, manifest: Manifest) -> l
     return pick(verification_images(images, manifest.provenance.get("data")), CHECK_IMAGES)
 
 
-def _record(
-    bundle: Path,
-    manifest: Manifest,
-    path: Path,
-    model: ModelProto,
-    parity: dict[str, Any],
-    placement: Placement,
-    table: CalibrationTable,
-) -> Manifest:
-    notes = {
-        "quantized_nodes": len(placement.quantized),
-        "kept_in_float": placement.kept,
-        "calibration": {"method": table.method, "images": len(table.images), "seed": table.seed, "notes": table.notes},
-    }
+def _calibration_images(bundle: Path, table: CalibrationTable, folder: Path | None) -> list[Path]:
+    return table.find_images(images_in(folder) if folder else training_set(bundle).image_paths)
+
+
+def _notes(placement: Placement, table: CalibrationTable) -> dict[str, Any]:
+    calibration = {"method": table.method, "images": len(table.images), "seed": table.seed, "notes": table.notes}
+    rescaling = {"equalize": table.equalize, "smooth_quant": table.smooth_quant, "rescaled_tensors": len(table.rescaled)}
+    calibration |= rescaling if table.rescaled else {}
+    return {"quantized_nodes": len(placement.quantized), "kept_in_float": placement.kept, "calibration": calibration}
+
+
+def _told(correction: Correction, images: int) -> dict[str, Any]:
+    return {"images": images, "shifts_rms": correction.shifts, "skipped": correction.skipped}
+
+
+def _record(bundle: Path, manifest: Manifest, path: Path, model: ModelProto, parity: dict[str, Any], notes: dict[str, Any]) -> Manifest:
     opset = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
     graph = Graph(file=path.name, sha256=sha256_file(path), opset=opset, parity=parity, notes=notes)
     manifest = manifest.model_copy(update={"graphs": {**manifest.graphs, PRECISION: graph}})

@@ -55,6 +55,10 @@ class Calibrate(_Section):
         default=None, description="Rule that chooses the images; left out: coverage of the classes where there are labels, else random."
     )
     seed: int = Field(default=0, description="Seed of the choice of images.")
+    equalize: bool = Field(default=False, description="Even out the channels of neighbouring weights first.")
+    smooth_quant: float | None = Field(
+        default=None, ge=0, le=1, description="Move differences between channels of activations into weights first: SmoothQuant's alpha."
+    )
 
 
 class Quantize(_Section):
@@ -62,6 +66,7 @@ class Quantize(_Section):
 
     keep: list[str] = Field(default=[], description="Names of nodes to leave in float.")
     chains: bool = Field(default=True, description="Keep what lies between int8 convolutions in int8 too.")
+    bias_correction: bool = Field(default=False, description="Take each layer's mean error on the calibration images from its bias.")
     least_agreement: float = Field(
         default=0.9, ge=0, le=1, description="Share of pixels with the class of fp32 below which the graph counts as broken."
     )

@@ -195,7 +195,8 @@ class Run:
         from segc.compress.quantize import quantize_bundle
 
         options = self.recipe.quantize.model_dump()
-        quantize_bundle(self.bundle, images=self.validation_set.image_paths, **options)
+        folder = self.recipe.calibrate.images
+        quantize_bundle(self.bundle, images=self.validation_set.image_paths, calibration_images=folder, **options)
 
     # --- validate, benchmark
 

@@ -12,7 +12,7 @@ import pytest
 from smallnet import CONTRACT, constant, photos, small_bundle, small_model
 from typer.testing import CliRunner
 
-import segc.calib.calibrate as module
+import segc.calib.stream as module
 from segc.calib.calibrate import calibrate, collect, contract_hash
 from segc.calib.ranges import BINS
 from segc.calib.select import choose_images, images_in, training_set
