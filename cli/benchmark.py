@@ -7,14 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from segc.cli.verb import Outcome, verb
+from segc.cli.verb import BACKENDS, Outcome, verb
 from segc.core.errors import UserError
 
 
 @verb
 def benchmark(
     target: Annotated[str, typer.Argument(help="Bundle[@precision], deploy graph (.onnx) or checkpoint.")],
-    backend: Annotated[str | None, typer.Option(help="onnxruntime, openvino or torch. Default: the bundle's preferred.")] = None,
+    backend: Annotated[str | None, typer.Option(help=f"{BACKENDS} Default: the bundle's preferred.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every precision on every installed backend, in interleaved rounds.")] = False,
     checkpoint: Annotated[Path | None, typer.Option("--torch", help="With --all: this checkpoint in torch, too.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: the backend's choice.")] = None,

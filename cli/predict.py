@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segc.cli.verb import Outcome, verb
+from segc.cli.verb import BACKENDS, Outcome, verb
 from segc.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def predict(
     source: Annotated[str, typer.Argument(help=_SOURCE)],
     model: Annotated[str, typer.Option("--model", "-m", help="Bundle[@precision], deploy graph (.onnx) or checkpoint.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder to write into.")] = None,
-    backend: Annotated[str | None, typer.Option(help="onnxruntime, openvino or torch. Default: the bundle's preferred.")] = None,
+    backend: Annotated[str | None, typer.Option(help=f"{BACKENDS} Default: the bundle's preferred.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: the backend's choice.")] = None,
     save: Annotated[str, typer.Option(help="What to write: any of overlay, classmap, json.")] = "overlay,classmap,json",
     opacity: Annotated[float, typer.Option(min=0, max=1, help="Weight of the colours in the overlay.")] = 0.5,

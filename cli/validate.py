@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from segc.cli.verb import Outcome, verb
+from segc.cli.verb import BACKENDS, Outcome, verb
 
 _FLIPS = 6
 
@@ -19,7 +19,7 @@ def validate(
     data: Annotated[Path | None, typer.Option(help="Dataset folder. Default: the one the bundle was exported with.")] = None,
     layout: Annotated[str | None, typer.Option(help="Its layout; detected when left out.")] = None,
     split: Annotated[str | None, typer.Option(help="Its split. Default: val.")] = None,
-    backend: Annotated[str | None, typer.Option(help="onnxruntime, openvino or torch.")] = None,
+    backend: Annotated[str | None, typer.Option(help=BACKENDS)] = None,
     against_backend: Annotated[str | None, typer.Option(help="Backend of --against.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,

@@ -22,6 +22,8 @@ _DEBUG = Annotated[bool, typer.Option("--debug", help="Show the traceback of an 
 
 INTERRUPTED = 130
 
+BACKENDS = "onnxruntime, openvino, torch; on a GPU tensorrt, tensorrt_rtx, onnxruntime_cuda, onnxruntime_tensorrt."
+
 
 @dataclass
 class Outcome:

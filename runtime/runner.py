@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from segc.core.contract import Contract
 from segc.core.errors import UserError, missing_extra, nearest
 from segc.runtime.bundle import Manifest, graph_path, read_manifest
+from segc.runtime.cuda import has_driver
 from segc.runtime.target import Target, parse_target
 
 
@@ -38,23 +39,41 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class Backend:
-    """A way to run graphs: the module and class that do it (imported when first used), the package it needs, what it opens."""
+    """A way to run graphs: the module and class that do it (imported when first used), the package it needs, what it opens.
+
+    ``provider`` is ONNX Runtime's name of what it runs on, where that is not the CPU.
+    """
 
     module: str
     opener: str
     package: str
     extra: str
     opens: str
+    provider: str = ""
 
     @property
     def installed(self) -> bool:
         """True when the package is there."""
         return importlib.util.find_spec(self.package) is not None
 
+    @property
+    def usable(self) -> bool:
+        """True when the package is there and, for a provider of a GPU, brings it and finds a driver."""
+        if not self.installed or not self.provider:
+            return self.installed
+        available: list[str] = importlib.import_module(self.package).get_available_providers()
+        return self.provider in available and has_driver()
+
 
 BACKENDS = {
     "onnxruntime": Backend("segc.runtime.backends.onnx_runtime", "OnnxRuntimeRunner", "onnxruntime", "", "graph"),
+    "onnxruntime_cuda": Backend("segc.runtime.backends.onnx_runtime", "open_cuda", "onnxruntime", "gpu", "graph", "CUDAExecutionProvider"),
+    "onnxruntime_tensorrt": Backend(
+        "segc.runtime.backends.onnx_runtime", "open_tensorrt", "onnxruntime", "gpu", "graph", "TensorrtExecutionProvider"
+    ),
     "openvino": Backend("segc.runtime.backends.openvino_backend", "OpenVinoRunner", "openvino", "openvino", "graph"),
+    "tensorrt": Backend("segc.runtime.backends.tensorrt_backend", "TensorRtRunner", "tensorrt", "tensorrt", "engine"),
+    "tensorrt_rtx": Backend("segc.runtime.backends.tensorrt_backend", "open_rtx", "tensorrt_rtx_bindings", "rtx", "engine"),
     "torch": Backend("segc.runtime.backends.torch_backend", "TorchRunner", "torch", "train", "checkpoint"),
 }
 
@@ -65,7 +84,7 @@ def open_runner(target: str | Target, backend: str | None = None, threads: int |
     Args:
         target: what to run. A bundle without ``@precision`` gives its preferred graph, else fp32.
         backend: a name of ``BACKENDS``; None takes the bundle's preferred one, else ONNX Runtime for graphs and torch for checkpoints.
-        threads: CPU threads inside one run; None lets the backend decide.
+        threads: CPU threads inside one run; None lets the backend decide. An engine uses none.
         contract: run a checkpoint under this contract (that of the bundle it is compared with) instead of its config's own.
 
     Raises:
@@ -78,6 +97,8 @@ def open_runner(target: str | Target, backend: str | None = None, threads: int |
         return _opener(backend or "onnxruntime", "graph")(found.path, precision=found.path.stem, threads=threads)
     manifest = read_manifest(found.path)
     precision, chosen = choose(manifest, found.precision, backend)
+    if chosen in BACKENDS and BACKENDS[chosen].opens == "engine":
+        return _opener(chosen, "engine")(found.path, manifest, precision)
     path = graph_path(found.path, manifest, precision)
     return _opener(chosen, "graph")(path, precision=precision, threads=threads, expected=manifest.contract)
 
@@ -95,9 +116,15 @@ def choose(manifest: Manifest, precision: str | None, backend: str | None) -> tu
     return precision, backend or "onnxruntime"
 
 
+def run_all(runner: Runner, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[Any]]:
+    """Outputs of batches, in order; a backend that overlaps the copies of one with the computing of another does so."""
+    overlapped = getattr(runner, "run_all", None)
+    return overlapped(batches) if overlapped else map(runner.run, batches)
+
+
 def installed_backends(opens: str = "graph") -> list[str]:
-    """Names of the installed backends that open ``graph`` or ``checkpoint``."""
-    return [name for name, backend in BACKENDS.items() if backend.opens == opens and backend.installed]
+    """Names of the backends that open ``graph``, ``engine`` or ``checkpoint`` and can work on this machine."""
+    return [name for name, backend in BACKENDS.items() if backend.opens == opens and backend.usable]
 
 
 def check_images(images: NDArray[Any], contract: Contract) -> None:
@@ -140,7 +167,7 @@ def _opener(name: str, kind: str) -> Callable[..., Runner]:
         raise UserError(f"unknown backend {name!r}.{nearest(name, BACKENDS)}")
     if backend.opens != kind:
         able = [other for other, entry in BACKENDS.items() if entry.opens == kind]
-        raise UserError(f"backend {name!r} opens a {backend.opens}, not a {kind}.", f"Use --backend {' or '.join(able)}.")
+        raise UserError(f"backend {name!r} is for {backend.opens}s, not for a {kind}.", f"Use --backend {' or '.join(able)}.")
     if not backend.installed:
         raise missing_extra(backend.package, backend.extra, f"backend {name!r}")
     opener: Callable[..., Runner] = getattr(importlib.import_module(backend.module), backend.opener)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from segc.core.contract import Contract, Resize, Size
 from segc.core.errors import UserError
 from segc.runtime.images import Image
-from segc.runtime.runner import Runner
+from segc.runtime.runner import Runner, run_all
 
 Logits = NDArray[np.float32]
 ClassMap = NDArray[Any]
@@ -61,16 +61,17 @@ class Segmenter:
             scaled = _host_resize(image, self.contract.resize)
             found = slide_logits(self.runner, scaled)
         else:
-            found = self._run_padded([self._fit(image)])[0]
+            found = self.runner.run(self._padded([self._fit(image)]))[0]
         return resize_logits(found, size, self.contract.align_corners)
 
     def _decide(self, logits: Logits) -> ClassMap:
         return logits.argmax(0).astype(self.contract.class_dtype)
 
     def _whole_maps(self, images: Sequence[Image]) -> Iterator[ClassMap]:
-        for group in _groups(images, self.contract):
-            for image, found in zip(group, self._run_padded([self._fit(image) for image in group]), strict=True):
-                yield _resize_map(found, image.shape[:2])
+        groups = list(_groups(images, self.contract))
+        outputs = run_all(self.runner, (self._padded([self._fit(image) for image in group]) for group in groups))
+        for group, found in zip(groups, outputs, strict=True):
+            yield from (_resize_map(found[index], image.shape[:2]) for index, image in enumerate(group))
 
     def _fit(self, image: Image) -> Image:
         size = self.contract.static_size
@@ -81,11 +82,10 @@ class Segmenter:
         )
         return resize_image(image, size)
 
-    def _run_padded(self, images: list[Image]) -> NDArray[Any]:
-        """Run a batch; a static batch that is not full is filled with its last image."""
+    def _padded(self, images: list[Image]) -> NDArray[np.uint8]:
+        """Images as a batch; a static batch that is not full is filled with its last image."""
         missing = (self.contract.batch or len(images)) - len(images)
-        found: NDArray[Any] = self.runner.run(np.stack(images + [images[-1]] * missing))
-        return found[: len(images)]
+        return np.stack(images + [images[-1]] * missing)
 
 
 def network_inputs(image: Image, contract: Contract) -> list[Image]:
