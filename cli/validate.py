@@ -33,10 +33,17 @@ def validate(
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     boundary: Annotated[bool, typer.Option("--boundary", help="Score class borders and small regions too; takes longer.")] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Result file. Default: BUNDLE/results/....")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the images and the threads.")] = 1,
+    parts: Annotated[
+        Path | None, typer.Option(help="Folder of what is counted so far. Default: beside the result, until it is there.")
+    ] = None,
+    shard: Annotated[str | None, typer.Option(help="Count only part K/N of the images into --parts; env: as torchrun says.")] = None,
+    maps: Annotated[Path | None, typer.Option(help="Folder of class maps: --against runs once for all that it is compared with.")] = None,
 ) -> Outcome:
     """Score an artefact on labelled images at label resolution: mIoU, mAcc, aAcc, IoU per class, and what it lost against another.
 
     A drop comes with its bootstrap interval over the images; --fail-if judges the drop, upper(drop(mIoU)) the interval's end.
+    A validation that was stopped goes on where it was. On several hosts: give each a --shard, then the same command without it.
 
     Example: segc validate bundle@int8 --against bundle@fp32 --fail-if "drop(mIoU) > 0.5 or drop(class:person) > 1"
     """
@@ -54,24 +61,46 @@ def validate(
     dataset = open_dataset(root, layout or own_layout, split or own_split)
     if condition:
         condition.check(quantity_names(dataset.spec.classes, against is not None, bootstrap is not None, boundary))
-    result = run(
-        target,
-        dataset,
-        against=against,
-        backend=backend,
-        against_backend=against_backend,
-        threads=threads,
-        limit=limit,
-        output=output,
-        bootstrap=bootstrap,
-        places=boundary,
-    )
+    what: dict[str, Any] = {
+        "against": against,
+        "backend": backend,
+        "against_backend": against_backend,
+        "limit": limit,
+        "places": boundary,
+        "maps": maps,
+    }
+    how: dict[str, Any] = {"workers": workers, "threads": threads, "parts": parts}
+    if shard is not None:
+        _refuse_with_shard({"--max-drop": max_drop, "--fail-if": fail_if, "--output": output})
+        return _shard(shard, parts, target, dataset, {**what, **how})
+    result = run(target, dataset, output=output, bootstrap=bootstrap, **what, **how)
     values = {row["metric"]: row["value"] for row in result["rows"]}
     failed = condition is not None and condition.holds(quantities(result))
     passed = not failed and (max_drop is None or values["drop mIoU"] <= max_drop)
     summary = _summary(result, max_drop) + (f"; {fail_if} {'holds' if failed else 'does not hold'}" if condition else "")
     view = [_class_table(result), *_flip_table(result), _summary_table(result), *result["notices"]]
     return Outcome(summary, result, view, passed)
+
+
+def _refuse_with_shard(given: dict[str, Any]) -> None:
+    from segc.core.errors import UserError
+
+    names = [name for name, value in given.items() if value is not None]
+    if names:
+        raise UserError(f"{names[0]} needs the whole set, --shard counts a share.", f"Give {names[0]} in the command without --shard.")
+
+
+def _shard(shard: str, parts: Path | None, target: str, dataset: Any, options: dict[str, Any]) -> Outcome:
+    from segc.core.errors import UserError
+    from segc.validate.evaluate import count_shard
+    from segc.validate.workers import Shard
+
+    if parts is None:
+        raise UserError("--shard needs a folder for what it counts.", "Add --parts DIR, best one that all hosts see.")
+    share = Shard.parse(shard)
+    images = count_shard(target, dataset, share, **options)
+    told = f"shard {share.index + 1}/{share.count}: {images} images counted in {parts}; when all are, give the command without --shard"
+    return Outcome(told, {"shard": share.index + 1, "of": share.count, "images": images, "parts": str(parts)})
 
 
 def _bootstrap(resamples: int, confidence: float, interval: str, seed: int) -> Any:

@@ -209,8 +209,8 @@ class Run:
 
         for precision, backend in self._each():
             against = str(self.weights) if precision == "fp32" else f"{self.bundle}@fp32"
-            target = f"{self.bundle}@{precision}"
-            validate(target, self.validation_set, against=against, backend=backend, limit=self.recipe.validation.limit)
+            target, limit = f"{self.bundle}@{precision}", self.recipe.validation.limit
+            validate(target, self.validation_set, against=against, backend=backend, limit=limit, maps=self.work / "maps")
 
     def _benchmark_inputs(self) -> Any:
         return [self.recipe.benchmark.model_dump(mode="json"), self.backends, self._graphs(), cpu_name(), _versions()]

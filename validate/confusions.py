@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 import zlib
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ Counts = NDArray[np.float64]
 
 _LARGEST_FILE = 1 << 30  # bytes when unpacked: 10^5 images of 150 classes take about a quarter of it
 _LARGEST_COUNT = 2**32 - 1
+_ABOUT = "about"
 
 
 @dataclass(frozen=True)
@@ -154,9 +157,13 @@ def _sums(index: NDArray[np.int64], pixels: NDArray[np.integer], length: int) ->
     return np.bincount(index, pixels, length).astype(np.int64)
 
 
-def save_confusions(path: Path, sides: Mapping[str, Confusions]) -> None:
-    """Write the confusion matrices of several artefacts to one compressed .npz file, atomically."""
-    arrays = {f"{side}.{name}": values for side, found in sides.items() for name, values in found.arrays().items()}
+def save_confusions(path: Path, sides: Mapping[str, Confusions], about: Any = None) -> None:
+    """Write the confusion matrices of several artefacts, and a JSON value, to one compressed .npz file, atomically."""
+    arrays: dict[str, NDArray[np.integer]] = {
+        f"{side}.{name}": values for side, found in sides.items() for name, values in found.arrays().items()
+    }
+    if about is not None:
+        arrays[_ABOUT] = np.frombuffer(json.dumps(about, allow_nan=False).encode(), np.uint8)
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, allow_pickle=False, **arrays)
 
@@ -167,12 +174,18 @@ def load_confusions(path: Path) -> dict[str, Confusions]:
     Raises:
         UserError: missing, damaged, larger than 1 GiB when unpacked, or arrays that do not fit together.
     """
+    return load_with_about(path)[0]
+
+
+def load_with_about(path: Path) -> tuple[dict[str, Confusions], Any]:
+    """The same, and the JSON value beside them; None where there is none."""
     try:
         with zipfile.ZipFile(path) as archive:
             _check_sizes(archive)
         with np.load(path, allow_pickle=False) as stored:
-            sides = dict.fromkeys(name.rpartition(".")[0] for name in stored.files)
-            return {side: _read_side(stored, side) for side in sides}
+            sides = dict.fromkeys(name.rpartition(".")[0] for name in stored.files if name != _ABOUT)
+            about = json.loads(stored[_ABOUT].tobytes()) if _ABOUT in stored.files else None
+            return {side: _read_side(stored, side) for side in sides}, about
     except (OSError, EOFError, ValueError, KeyError, TypeError, MemoryError, zlib.error, zipfile.BadZipFile) as error:
         raise UserError(f"{path} holds no confusion matrices of images ({error}).", "Validate again: segc validate") from error
 

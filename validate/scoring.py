@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -20,13 +22,14 @@ from numpy.typing import NDArray
 
 from segc.core.errors import UserError
 from segc.core.images import Image, read_image
-from segc.core.progress import track
 from segc.data.dataset import Pair, SegmentationSet
 from segc.runtime.runner import open_runner
 from segc.runtime.segmenter import Segmenter
 from segc.validate.confusions import Confusions
+from segc.validate.maps import KeptMaps, MapStore
 from segc.validate.metrics import Confusion, confusion
 from segc.validate.places import Places
+from segc.validate.sides import Side
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -37,10 +40,11 @@ DECODERS = max(1, min(4, (os.cpu_count() or 2) // 2))
 
 @dataclass(frozen=True)
 class Lane:
-    """The artefact and the one it is compared with, opened for one thread."""
+    """The artefact and the one it is compared with, opened for one thread; ``maps`` keeps what the artefact gives."""
 
     first: Segmenter
-    second: Segmenter | None
+    second: Segmenter | KeptMaps | None
+    maps: MapStore | None = None
 
 
 @dataclass
@@ -93,13 +97,14 @@ class Agreement:
 class Counts:
     """Everything counted on some images; ``reference`` and ``agreement`` are filled where two artefacts are compared.
 
-    brightness: mean sample of every image, 0..255.
+    brightness: mean sample of every image, 0..255. notices: what the host did to some of them that the graph did not.
     """
 
     scored: Scored
     reference: Scored | None = None
     agreement: Agreement | None = None
     brightness: list[float] = field(default_factory=list)
+    notices: set[str] = field(default_factory=set)
 
     @classmethod
     def empty(cls, classes: int, compared: bool) -> Counts:
@@ -110,6 +115,7 @@ class Counts:
     def merge(self, other: Counts) -> Counts:
         """Append the counts of later images."""
         self.brightness += other.brightness
+        self.notices |= other.notices
         self.scored.merge(other.scored)
         if self.reference and other.reference and self.agreement and other.agreement:
             self.reference.merge(other.reference)
@@ -117,25 +123,40 @@ class Counts:
         return self
 
 
-def open_lanes(
-    target: str, against: str | None, backend: str | None = None, against_backend: str | None = None, threads: int | None = None
-) -> list[Lane]:
+def open_lanes(target: Side, against: Side | None, dataset: SegmentationSet, threads: int, maps: Path | None = None) -> list[Lane]:
     """Open the artefacts once a lane.
 
     Args:
-        target, against, backend, against_backend: see ``segc.validate.evaluate.validate``.
-        threads: CPU threads of all lanes together; None takes every core of this process.
+        target, against: what is scored, and what it is compared with.
+        dataset: what they are scored on.
+        threads: CPU threads of all lanes together.
+        maps: folder of class maps: the target's are kept there, those of ``against`` are taken from there where they are.
 
     Raises:
-        UserError: see ``segc.runtime.runner.open_runner``.
+        UserError: other classes than the dataset's; see also ``segc.runtime.runner.open_runner``.
     """
-    total = threads or usable_cores()
-    count = min(LANES, total)
-    share = total // count
-    return [
-        Lane(Segmenter(open_runner(target, backend, share)), Segmenter(open_runner(against, against_backend, share)) if against else None)
-        for _ in range(count)
-    ]
+    count = min(LANES, threads)
+
+    def opened(side: Side) -> Segmenter:
+        segmenter = Segmenter(open_runner(side.text, side.backend, threads // count))
+        _check_classes(segmenter, dataset, side.text)
+        return segmenter
+
+    def reference() -> Segmenter | KeptMaps | None:
+        if against is None or maps is None:
+            return opened(against) if against else None
+        return KeptMaps(MapStore(maps, against, dataset.spec.num_classes), partial(opened, against))
+
+    own = MapStore(maps, target, dataset.spec.num_classes) if maps else None
+    return [Lane(opened(target), reference(), own) for _ in range(count)]
+
+
+def _check_classes(segmenter: Segmenter, dataset: SegmentationSet, name: str) -> None:
+    if segmenter.contract.num_classes != dataset.spec.num_classes:
+        raise UserError(
+            f"{name} has {segmenter.contract.num_classes} classes, but dataset {dataset.root} has {dataset.spec.num_classes}.",
+            "Validate on the dataset it was trained for: --data ROOT --layout NAME",
+        )
 
 
 def usable_cores() -> int:
@@ -143,7 +164,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def score(lanes: list[Lane], dataset: SegmentationSet, pairs: list[Pair], places: bool = False) -> Counts:
+def counted(lanes: list[Lane], dataset: SegmentationSet, pairs: Iterable[Pair], places: bool = False) -> Iterator[Counts]:
     """Counts of every pair, in order; with ``places`` those of borders and small regions too.
 
     Raises:
@@ -160,11 +181,7 @@ def score(lanes: list[Lane], dataset: SegmentationSet, pairs: list[Pair], places
         finally:
             free.put(lane)
 
-    counts = Counts.empty(dataset.spec.num_classes, compared=lanes[0].second is not None)
-    loaded = prefetch(lambda pair: _load(dataset, pair), pairs)
-    for found in track(prefetch(count, loaded, len(lanes)), "validating", len(pairs)):
-        counts.merge(found)
-    return counts
+    return prefetch(count, prefetch(lambda pair: _load(dataset, pair), pairs), len(lanes))
 
 
 def prefetch(function: Callable[[T], R], items: Iterable[T], workers: int = DECODERS) -> Iterator[R]:
@@ -199,8 +216,12 @@ def _count(lane: Lane, image: Image, label: NDArray[np.integer], dataset: Segmen
     def scored(found: NDArray[Any]) -> Scored:
         return Scored.of(confusion(found, label, classes, ignore), where.confusions(found) if where else {})
 
-    found, brightness = lane.first.class_map(image), [float(np.mean(cv2.mean(image)[:3]))]
+    segmenter = Segmenter(lane.first.runner)  # its notices are those of this image
+    found, brightness = segmenter.class_map(image), [float(np.mean(cv2.mean(image)[:3]))]
+    notices = set(segmenter.notices)
+    if lane.maps:
+        lane.maps.put(image, found)
     if lane.second is None:
-        return Counts(scored(found), brightness=brightness)
+        return Counts(scored(found), brightness=brightness, notices=notices)
     other = lane.second.class_map(image)
-    return Counts(scored(found), scored(other), Agreement().add(found == other, label, classes, ignore), brightness)
+    return Counts(scored(found), scored(other), Agreement().add(found == other, label, classes, ignore), brightness, notices)

@@ -77,7 +77,7 @@ class Rooms:
         write_manifest(bundle, manifest)
         return manifest
 
-    def validate(self, target: str, dataset: Any, *, against: str, backend: str, limit: int | None) -> None:
+    def validate(self, target: str, dataset: Any, *, against: str, backend: str, limit: int | None, maps: Path) -> None:
         bundle, _, precision = target.rpartition("@")
         self.ran.append(f"validate {precision} {backend}")
         assert against.endswith("best.safetensors" if precision == "fp32" else "@fp32")
@@ -203,7 +203,7 @@ def test_stand_ins_have_the_parameters_of_the_real_rooms() -> None:
         ("segc.export.exporter", "export_network"): "input_size batch output opset images overrides name",
         ("segc.calib.calibrate", "calibrate"): "count seed method",
         ("segc.compress.quantize", "quantize_bundle"): "images keep chains least_agreement",
-        ("segc.validate.evaluate", "validate"): "against backend limit",
+        ("segc.validate.evaluate", "validate"): "against backend limit maps",
         ("segc.runtime.benchmark", "benchmark_many"): "threads warmup runs images",
         ("segc.validate.report", "write_report"): "",
     }

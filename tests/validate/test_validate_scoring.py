@@ -13,19 +13,23 @@ from toy import make_bundle, make_set
 from segc.core.errors import UserError
 from segc.data.dataset import open_dataset
 from segc.validate import scoring
-from segc.validate.scoring import open_lanes, prefetch, score
+from segc.validate.scoring import Counts, counted, open_lanes, prefetch
+from segc.validate.sides import Side
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_counts_do_not_depend_on_the_lanes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     dataset = open_dataset(make_set(tmp_path / "set", 12))
-    bundle = str(make_bundle(tmp_path / "bundle"))
+    side = Side.of(str(make_bundle(tmp_path / "bundle")), backend)
     found = []
     for count in (1, 3):
         monkeypatch.setattr(scoring, "LANES", count)
-        lanes = open_lanes(bundle, bundle, backend, backend, threads=3)
+        lanes = open_lanes(side, side, dataset, threads=3)
         assert len(lanes) == count
-        found.append(score(lanes, dataset, list(dataset)))
+        total = Counts.empty(2, compared=True)
+        for one in counted(lanes, dataset, dataset):
+            total.merge(one)
+        found.append(total)
     one, three = found
     assert one.reference and three.reference and one.agreement and three.agreement
     np.testing.assert_array_equal(one.scored.matrices, three.scored.matrices)
@@ -35,8 +39,8 @@ def test_counts_do_not_depend_on_the_lanes(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_threads_are_shared_by_the_lanes(tmp_path: Path) -> None:
-    bundle = str(make_bundle(tmp_path / "bundle"))
-    assert [len(open_lanes(bundle, None, threads=threads)) for threads in (1, 2, 5)] == [1, 2, 2]
+    side, dataset = Side.of(str(make_bundle(tmp_path / "bundle"))), open_dataset(make_set(tmp_path / "set", 1))
+    assert [len(open_lanes(side, None, dataset, threads=threads)) for threads in (1, 2, 5)] == [1, 2, 2]
 
 
 def test_prefetch_keeps_the_order_and_stays_a_few_items_ahead() -> None:

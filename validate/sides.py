@@ -1,0 +1,51 @@
+"""An artefact as it is validated: which graph, on which backend, in which versions. What its counts are kept under."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from segc.core.files import sha256_file, sha256_json
+from segc.core.rows import environment
+from segc.runtime.bundle import graph_path, read_manifest
+from segc.runtime.runner import choose
+from segc.runtime.target import parse_target
+
+
+@dataclass(frozen=True)
+class Side:
+    """The artefact that is validated, or the one it is compared with.
+
+    text: as the user named it. name: its file or folder, with the precision of a bundle's graph. sha256: of the file that is run.
+    """
+
+    text: str
+    name: str
+    precision: str
+    backend: str
+    sha256: str
+
+    @classmethod
+    def of(cls, text: str, backend: str | None = None) -> Side:
+        """What ``segc.runtime.runner.open_runner`` would open, without opening it.
+
+        Raises:
+            UserError: nothing to run lies there, or the bundle has no such graph as it was exported.
+        """
+        found = parse_target(text)
+        if found.kind == "checkpoint":
+            return cls(text, found.path.name, "fp32", backend or "torch", sha256_file(found.path))
+        if found.kind == "onnx":
+            return cls(text, found.path.name, found.path.stem, backend or "onnxruntime", sha256_file(found.path))
+        manifest = read_manifest(found.path)
+        precision, chosen = choose(manifest, found.precision, backend)
+        return cls(text, f"{found.path.name}@{precision}", precision, chosen, sha256_file(graph_path(found.path, manifest, precision)))
+
+    @property
+    def key(self) -> str:
+        """Content hash of all that a class map of an image depends on; threads are not among it."""
+        return sha256_json([self.precision, self.backend, self.sha256, environment()["versions"]])
+
+    def as_json(self) -> dict[str, Any]:
+        """As a result tells it."""
+        return {"target": self.name, "precision": self.precision, "backend": self.backend, "graph_sha256": self.sha256}
