@@ -16,7 +16,8 @@ from segc.runtime.target import parse_target
 class Side:
     """The artefact that is validated, or the one it is compared with.
 
-    text: as the user named it. name: its file or folder, with the precision of a bundle's graph. sha256: of the file that is run.
+    text: as the user named it. name: its file or folder, with the precision of a bundle's graph. sha256: of the graph or the
+    checkpoint. engines: SHA-256 of the bundle's engines of that precision, one of which may be what runs.
     """
 
     text: str
@@ -24,6 +25,7 @@ class Side:
     precision: str
     backend: str
     sha256: str
+    engines: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, text: str, backend: str | None = None) -> Side:
@@ -39,12 +41,14 @@ class Side:
             return cls(text, found.path.name, found.path.stem, backend or "onnxruntime", sha256_file(found.path))
         manifest = read_manifest(found.path)
         precision, chosen = choose(manifest, found.precision, backend)
-        return cls(text, f"{found.path.name}@{precision}", precision, chosen, sha256_file(graph_path(found.path, manifest, precision)))
+        sha256 = sha256_file(graph_path(found.path, manifest, precision))
+        engines = tuple(engine.sha256 for engine in manifest.engines if engine.precision == precision)
+        return cls(text, f"{found.path.name}@{precision}", precision, chosen, sha256, engines)
 
     @property
     def key(self) -> str:
         """Content hash of all that a class map of an image depends on; threads are not among it."""
-        return sha256_json([self.precision, self.backend, self.sha256, environment()["versions"]])
+        return sha256_json([self.precision, self.backend, self.sha256, self.engines, environment()["versions"]])
 
     def as_json(self) -> dict[str, Any]:
         """As a result tells it."""
