@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 
 from segc.core.contract import Contract
 from segc.models.deploy import DeployModule, contract_from_config
+from segc.models.fold import fold_batch_norms
 from segc.models.network import load_network
 from segc.runtime.runner import check_images
 
 
 class TorchRunner:
     """A checkpoint that carries its config, as a deployed function of any image size; see ``segc.runtime.runner.Runner``.
+
+    Batch normalisations are folded into their convolutions at the first batch, which shows what reads what.
 
     Args:
         path: ``.safetensors`` of ``segc train`` or an mmseg checkpoint with its config in it.
@@ -36,12 +39,17 @@ class TorchRunner:
         network = load_network(None, path)
         self.contract = contract or contract_from_config(network.cfg, network.classes, network.palette, input_size="dynamic", batch=None)
         self._module = DeployModule(network.model, self.contract).eval()
+        self._folded = False
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[Any]:
         """Run one batch: uint8 (N, H, W, 3) -> the contract's output."""
         check_images(images, self.contract)
+        batch = torch.from_numpy(np.ascontiguousarray(images))
+        if not self._folded:
+            fold_batch_norms(self._module, lambda: self._module(batch))
+            self._folded = True
         with torch.inference_mode():
-            output: NDArray[Any] = self._module(torch.from_numpy(np.ascontiguousarray(images))).numpy()
+            output: NDArray[Any] = self._module(batch).numpy()
         return output
 
     def close(self) -> None:
