@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 
@@ -50,11 +50,15 @@ class _Output:
     convolution: nn.Conv2d
     norm: _BatchNorm | None = None
     reads: int = 0
+    reads_before: int = 0
 
 
 @dataclass
-class _Trace(TorchDispatchMode):
-    """Follows the outputs of convolutions; it marks tensors, so that none is kept alive."""
+class _Trace(TorchFunctionMode):
+    """Follows the outputs of convolutions; it marks tensors, so that none is kept alive.
+
+    A mode of torch's functions: one of its dispatcher would import torch's compiler, which takes longer than a validation's first images.
+    """
 
     outputs: list[_Output] = field(default_factory=list)
     calls: Counter[int] = field(default_factory=Counter)
@@ -62,7 +66,7 @@ class _Trace(TorchDispatchMode):
     def __post_init__(self) -> None:
         super().__init__()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for leaf in tree_leaves((args, kwargs)):
             if (output := _mark(leaf)) is not None:
                 output.reads += 1
@@ -72,7 +76,9 @@ class _Trace(TorchDispatchMode):
         """Watch a convolution or a normalisation."""
         if type(module) is nn.Conv2d:
             return [module.register_forward_hook(self._made)]
-        return [module.register_forward_pre_hook(self._read)] if isinstance(module, _BatchNorm) else []
+        if isinstance(module, _BatchNorm):
+            return [module.register_forward_pre_hook(self._enter), module.register_forward_hook(self._leave)]
+        return []
 
     def pairs(self) -> list[tuple[nn.Conv2d, _BatchNorm]]:
         """What can be folded."""
@@ -88,10 +94,15 @@ class _Trace(TorchDispatchMode):
         self.outputs.append(_Output(convolution))
         output.made_by = self.outputs[-1]  # type: ignore[attr-defined]
 
-    def _read(self, norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def _enter(self, norm: nn.Module, inputs: tuple[Any, ...]) -> None:
         self.calls[id(norm)] += 1
         if (output := _mark(inputs[0])) is not None and isinstance(norm, _BatchNorm):
-            output.norm = norm
+            output.norm, output.reads_before = norm, output.reads
+
+    def _leave(self, norm: nn.Module, inputs: tuple[Any, ...], _: Any) -> None:
+        """Whatever a normalisation asks of its input, such as the number of axes, it is one reader."""
+        if (output := _mark(inputs[0])) is not None:
+            output.reads = output.reads_before + 1
 
 
 def _mark(value: object) -> _Output | None:
