@@ -38,7 +38,8 @@ class TorchRunner:
             torch.set_num_threads(threads)
         network = load_network(None, path)
         self.contract = contract or contract_from_config(network.cfg, network.classes, network.palette, input_size="dynamic", batch=None)
-        self._module = DeployModule(network.model, self.contract).eval()
+        # Images come as NHWC, and what the network makes of them keeps that order: weights in another would be copied at every run.
+        self._module = DeployModule(network.model, self.contract).eval().to(memory_format=torch.channels_last)
         self._folded = False
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[Any]:
