@@ -133,8 +133,8 @@ def read_manifest(folder: Path | str) -> Manifest:
         manifest = Manifest.model_validate(data)
     except ValidationError as error:
         raise UserError(f"{path} is not a valid manifest: {first_error(error, Manifest)}") from error
-    for item in (*manifest.graphs.values(), *manifest.engines):
-        _inside(Path(folder), item.file)
+    for file in [*(graph.file for graph in manifest.graphs.values()), *(engine.file for engine in manifest.engines)]:
+        _inside(Path(folder), file)
     return manifest
 
 
