@@ -7,7 +7,24 @@ from typing import Annotated
 
 import typer
 
-from segc.cli import benchmark, calibrate, convert, data, doctor, export, inspect, models, predict, prune, report, run, train, validate
+from segc.cli import (
+    benchmark,
+    calibrate,
+    convert,
+    data,
+    doctor,
+    export,
+    inspect,
+    models,
+    predict,
+    prune,
+    report,
+    run,
+    search,
+    sensitivity,
+    train,
+    validate,
+)
 
 app = typer.Typer(
     name="segc",
@@ -38,6 +55,8 @@ app.command("convert")(convert.convert)
 app.command("prune")(prune.prune)
 app.command("export")(export.export)
 app.command("calibrate")(calibrate.calibrate)
+app.command("search")(search.search)
+app.command("sensitivity")(sensitivity.sensitivity)
 app.command("validate")(validate.validate)
 app.command("report")(report.report)
 app.command("run")(run.run)

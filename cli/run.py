@@ -63,7 +63,8 @@ def _summary(result: RunResult) -> str:
         return "; ".join(result.failures) + f"; report: {result.report}"
     best = result.chosen
     fastest = f"{best.precision} on {best.backend}, {best.p50_ms:.1f} ms" if best else "nothing exact"
-    return f"mIoU fp32 {result.miou['fp32']:.2f} %, int8 {result.miou['int8']:.2f} %; fastest exact: {fastest}; report: {result.report}"
+    scores = ", ".join(f"{precision} {value:.2f} %" for precision, value in result.miou.items())
+    return f"mIoU {scores}; fastest exact: {fastest}; report: {result.report}"
 
 
 def _tables(result: RunResult) -> list[Any]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import onnx
 
-from segc.calib.calibrate import collect
-from segc.compress.cast import FP16, PAIR, cast_graph, keep_in_fp32
+from segc.compress.cast import FP16, cast_graph, keep_in_fp32
+from segc.compress.mixed import ANALYSED_IMAGES, check_scales, largest_magnitudes
 from segc.compress.quantize import compare, known_nodes
 from segc.compress.scales import floor_weight_scales
 from segc.core.errors import CheckFailed, UserError, nearest
@@ -21,8 +21,6 @@ from segc.runtime.bundle import Graph, Manifest, graph_file, graph_path, read_ma
 # Precision of a graph -> precision of the graph it is made from.
 HALF = {"fp16": "fp32", "int8-fp16": "int8"}
 LEAST_AGREEMENT = 0.99
-ANALYSED_IMAGES = 8
-_FIRST_OPSET_WITH_HALF_SCALES = 19
 
 
 def halve_bundle(
@@ -55,9 +53,9 @@ def halve_bundle(
     path = graph_path(bundle, manifest, source)
     model = onnx.load(path)
     kept_by_name = known_nodes(model, keep)
-    _check_scales(model, manifest.graphs[source])
+    check_scales(model)
     chosen = pick(verification_images(images, manifest.provenance.get("data")), ANALYSED_IMAGES)
-    magnitudes = {tensor: found.amax for tensor, found in collect(path, manifest.contract, chosen, threads).items()}
+    magnitudes = largest_magnitudes(path, manifest.contract, chosen, threads)
     model = floor_weight_scales(model, FP16.smallest)
     kept = keep_in_fp32(model, FP16, magnitudes, kept_by_name)
     written = bundle / graph_file(precision)
@@ -69,14 +67,6 @@ def halve_bundle(
     manifest = manifest.model_copy(update={"graphs": {**manifest.graphs, precision: graph}})
     write_manifest(bundle, manifest)
     return manifest
-
-
-def _check_scales(model: onnx.ModelProto, graph: Graph) -> None:
-    if graph.opset < _FIRST_OPSET_WITH_HALF_SCALES and any(node.op_type in PAIR for node in model.graph.node):
-        raise UserError(
-            f"a Q/DQ graph of opset {graph.opset} has fp32 scales only; 16-bit ones need opset {_FIRST_OPSET_WITH_HALF_SCALES}.",
-            "Export the bundle again with --opset 20.",
-        )
 
 
 def _check_agreement(parity: dict[str, Any], precision: str, source: str, least: float) -> None:

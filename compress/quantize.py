@@ -14,6 +14,7 @@ from segc.calib.rescale import rescaled
 from segc.calib.select import images_in, training_set
 from segc.calib.table import TABLE, CalibrationTable, read_table
 from segc.compress.bias import Correction, correct_biases
+from segc.compress.mixed import float_nodes, largest_magnitudes, lower_blocks, lowers
 from segc.compress.placement import WEIGHTED, Placement, place
 from segc.compress.qdq import insert_qdq
 from segc.core.contract import CONTRACT_KEY
@@ -44,6 +45,7 @@ def quantize_bundle(
     calibration_images: Path | None = None,
     images: Sequence[Path] | Path | None = None,
     least_agreement: float = LEAST_AGREEMENT,
+    precisions: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Add ``model.int8.onnx`` to a bundle.
 
@@ -57,23 +59,28 @@ def quantize_bundle(
         images: to compare the int8 graph with the fp32 graph on; None takes the bundle's validation images.
         least_agreement: share of pixels with the same class below which the graph is refused: it guards against a broken graph,
             the accuracy itself is for ``segc validate``.
+        precisions: block -> precision, see ``segc.compress.mixed``; the others are int8.
 
     Raises:
-        UserError: no table, a table of another graph, an unknown node name, or calibration images that are not there.
+        UserError: no table, a table of another graph, an unknown name of a node, block or precision, or calibration images that are
+            not there.
         CheckFailed: TensorRT would refuse the graph (each node is named), or it disagrees with fp32.
     """
     bundle = Path(bundle)
     manifest = read_manifest(bundle)
     fp32 = graph_path(bundle, manifest, "fp32")
-    ranges = _table(bundle, table, manifest)
+    ranges = bundle_table(bundle, table, manifest)
     corrected_on = _calibration_images(bundle, ranges, calibration_images) if bias_correction else []
     model = rescaled(onnx.load(fp32), ranges.rescaled)
-    placement = place(model, known_nodes(model, keep), chains)
+    placement = place(model, known_nodes(model, keep) | float_nodes(model, precisions or {}), chains)
     quantized = quantize_graph(model, ranges.ranges, placement)
-    notes = _notes(placement, ranges)
+    notes = _notes(placement, ranges) | ({"precisions": dict(precisions)} if precisions else {})
     if bias_correction:
         correction = correct_biases(model, quantized, corrected_on, manifest.contract)
         quantized, notes = correction.model, {**notes, "bias_correction": _told(correction, len(corrected_on))}
+    if precisions and lowers(precisions):
+        magnitudes = largest_magnitudes(fp32, manifest.contract, verification_images(images, manifest.provenance.get("data")))
+        quantized = lower_blocks(model, quantized, precisions, magnitudes)
     path = bundle / graph_file(PRECISION)
     with atomic_path(path) as temporary:
         onnx.save(quantized, temporary)
@@ -140,7 +147,12 @@ def agreement(full: Path, lowered: Path, images: Sequence[Path], backend: str) -
     return same / pixels
 
 
-def _table(bundle: Path, table: Path | None, manifest: Manifest) -> CalibrationTable:
+def bundle_table(bundle: Path, table: Path | None, manifest: Manifest) -> CalibrationTable:
+    """The calibration table of a bundle, or one given for it.
+
+    Raises:
+        UserError: there is none, or it is of another graph or preprocessing.
+    """
     path = table or bundle / TABLE
     if not path.exists():
         raise UserError(f"int8 needs a calibration table; {path} does not exist.", f"segc calibrate {bundle} --images DIR")

@@ -29,9 +29,9 @@ def choose(candidates: Iterable[Candidate], reference_miou: float, max_drop: flo
 
 
 def failures(miou: Mapping[str, float], guesses: Mapping[str, float], max_drop: float, min_gain: float) -> list[str]:
-    """Why the run fails, one sentence each; empty when it passes. ``miou``: worst of each precision, in percent."""
+    """Why the run fails, one sentence each; empty when it passes. ``miou``: worst of each precision made, in percent."""
     best = max(guesses, key=lambda name: guesses[name])
-    gain, drop = miou["fp32"] - guesses[best], miou["fp32"] - miou["int8"]
+    gain, drop = miou["fp32"] - guesses[best], miou["fp32"] - miou.get("int8", miou["fp32"])
     found = []
     if gain < min_gain:
         found.append(f"fp32 mIoU {miou['fp32']:.2f} % is not {min_gain:g} points above the {best} baseline ({guesses[best]:.2f} %)")

@@ -64,6 +64,11 @@ class Calibrate(_Section):
 class Quantize(_Section):
     """The int8 graph."""
 
+    enabled: bool = Field(default=True, description="false: no int8 graph is made, fp32 is what is validated and measured.")
+    precisions: dict[str, Literal["int8", "int8-fp16", "fp16", "fp32"]] = Field(
+        default={},
+        description="Block of the network (segc sensitivity shows them) -> its precision; the others are int8. segc search finds them.",
+    )
     keep: list[str] = Field(default=[], description="Names of nodes to leave in float.")
     chains: bool = Field(default=True, description="Keep what lies between int8 convolutions in int8 too.")
     bias_correction: bool = Field(default=False, description="Take each layer's mean error on the calibration images from its bias.")

@@ -20,7 +20,6 @@ from segc.runtime.bundle import Manifest, graph_file, graph_path, is_bundle, rea
 from segc.runtime.runner import installed_backends
 from segc.runtime.target import Target
 
-PRECISIONS = ("fp32", "int8")
 _MEASURING = "onnxruntime openvino numpy opencv-python-headless".split()
 
 
@@ -35,7 +34,7 @@ class Run:
 
     @property
     def stages(self) -> list[Stage]:
-        """The stages in order; a recipe with ``train.weights`` has no training."""
+        """The stages in order; a recipe with ``train.weights`` has no training, one without int8 no calibration."""
         own = [
             Stage("export", self._export, self._export_inputs, lambda: self._graph("fp32")),
             Stage("calibrate", self._calibrate, self._calibrate_inputs, lambda: self._hash(self.bundle / "calibration.json")),
@@ -45,6 +44,8 @@ class Run:
             Stage("choose", self._choose, self._choose_inputs, self._chosen),
             Stage("report", self._report, self._report_inputs, lambda: self._hash(*self._report_files())),
         ]
+        if not self.recipe.quantize.enabled:
+            own = [stage for stage in own if stage.name not in ("calibrate", "quantize")]
         train = Stage("train", self._train, self._train_inputs, lambda: self._hash(self.weights))
         return own if self.recipe.train.weights else [train, *own]
 
@@ -54,6 +55,11 @@ class Run:
     def weights(self) -> Path:
         """The checkpoint that is exported."""
         return self.recipe.train.weights or self.work / "train" / "best.safetensors"
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Graphs of the bundle."""
+        return ("fp32", "int8") if self.recipe.quantize.enabled else ("fp32",)
 
     @cached_property
     def backends(self) -> list[str]:
@@ -123,14 +129,14 @@ class Run:
         return {**self._hash(self.bundle / graph_file(precision)), "manifest": told.sha256 if told else None}
 
     def _graphs(self) -> dict[str, Any]:
-        return {precision: self._graph(precision) for precision in PRECISIONS}
+        return {precision: self._graph(precision) for precision in self.precisions}
 
     def result_file(self, kind: str, precision: str, backend: str) -> Path:
         """Where a measurement of a graph on a backend lies."""
         return self.bundle / "results" / f"{kind}.{precision}.{backend}.json"
 
     def _each(self) -> list[tuple[str, str]]:
-        return [(precision, backend) for precision in PRECISIONS for backend in self.backends]
+        return [(precision, backend) for precision in self.precisions for backend in self.backends]
 
     def _results(self, kind: str) -> dict[str, Any]:
         return self._hash(*(self.result_file(kind, *pair) for pair in self._each()))
@@ -194,7 +200,7 @@ class Run:
     def _quantize(self, resume: bool) -> None:
         from segc.compress.quantize import quantize_bundle
 
-        options = self.recipe.quantize.model_dump()
+        options = self.recipe.quantize.model_dump(exclude={"enabled"})
         folder = self.recipe.calibrate.images
         quantize_bundle(self.bundle, images=self.validation_set.image_paths, calibration_images=folder, **options)
 

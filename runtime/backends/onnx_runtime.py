@@ -36,6 +36,7 @@ class OnnxRuntimeRunner:
         precision: told in results.
         threads: intra-op threads; None leaves it to ONNX Runtime (all physical cores).
         expected: the contract the file must carry.
+        optimised: where to write the graph as it is run, for a look at it.
         provider: execution provider; it must become active, ONNX Runtime's silent fall-back to the CPU is an error.
 
     Raises:
@@ -49,12 +50,15 @@ class OnnxRuntimeRunner:
         precision: str = "fp32",
         threads: int | None = None,
         expected: Contract | None = None,
+        optimised: Path | None = None,
         provider: str = "CPUExecutionProvider",
     ) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = _ERROR_ONLY
         if threads is not None:
             options.intra_op_num_threads = threads
+        if optimised is not None:
+            options.optimized_model_filepath = str(optimised)
         if provider not in ort.get_available_providers():
             raise UserError(
                 f"ONNX Runtime here has no {provider}; it has {', '.join(ort.get_available_providers())}.",

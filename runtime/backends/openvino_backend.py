@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,11 @@ class OpenVinoRunner:
         self._request.infer([np.ascontiguousarray(images)], share_inputs=True)
         output: NDArray[Any] = self._request.get_output_tensor(0).data.copy()
         return output
+
+    def executed(self) -> Counter[str]:
+        """Kind of node -> how many of them run after OpenVINO's own optimisations."""
+        kinds = (node.get_rt_info() for node in self._model.get_runtime_model().get_ops())
+        return Counter(str(told["layerType"].value) for told in kinds if "layerType" in told)
 
     def close(self) -> None:
         """Free the compiled model."""
