@@ -10,12 +10,14 @@ import typer
 from segc.cli import (
     benchmark,
     calibrate,
+    compare,
     convert,
     data,
     doctor,
     export,
     inspect,
     models,
+    parity,
     predict,
     prune,
     report,
@@ -58,6 +60,8 @@ app.command("calibrate")(calibrate.calibrate)
 app.command("search")(search.search)
 app.command("sensitivity")(sensitivity.sensitivity)
 app.command("validate")(validate.validate)
+app.command("parity")(parity.parity)
+app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("run")(run.run)
 app.command("inspect")(inspect.inspect)

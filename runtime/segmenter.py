@@ -71,7 +71,7 @@ class Segmenter:
         groups = list(_groups(images, self.contract))
         outputs = run_all(self.runner, (self._padded([self._fit(image) for image in group]) for group in groups))
         for group, found in zip(groups, outputs, strict=True):
-            yield from (_resize_map(found[index], image.shape[:2]) for index, image in enumerate(group))
+            yield from (resize_map(found[index], image.shape[:2]) for index, image in enumerate(group))
 
     def _fit(self, image: Image) -> Image:
         size = self.contract.static_size
@@ -170,7 +170,8 @@ def _host_resize(image: Image, resize: Resize) -> Image:
     return image if resize.in_graph else network_image(image, resize)
 
 
-def _resize_map(found: ClassMap, size: Size) -> ClassMap:
+def resize_map(found: ClassMap, size: Size) -> ClassMap:
+    """A class map (h, w) at ``size``, by nearest neighbour."""
     if found.shape == tuple(size):
         return found
     rows = _nearest_axis(found.shape[0], size[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segc.core.contract import Contract
 from segc.core.errors import UserError
 from segc.core.images import Image, encode_image, read_image
 from segc.data.dataset import Pair, SegmentationSet, open_dataset
@@ -53,20 +55,31 @@ def _panel(row: dict[str, Any], dataset: SegmentationSet, full: Segmenter, small
     pair = Pair(dataset.root / row["image"], dataset.root / row["label"])
     image, label = read_image(pair.image), dataset.read_label(pair)
     before, after = full.class_map(image), small.class_map(image)
-    pictures = [
-        ("original", image),
-        ("truth", _truth(label, dataset, full)),
-        (f"full ({full.runner.precision})", colour_map(before, full.contract)),
-        (f"compressed ({small.runner.precision})", colour_map(after, small.contract)),
-        ("difference", _difference(image, before != after)),
-    ]
+    pictures = comparison_pictures(
+        image, [before, after], full.contract, (f"full ({full.runner.precision})", f"compressed ({small.runner.precision})")
+    )
     return {
         "image": row["image"],
         "agreement": row["agreement"],
         "miou": row["miou"],
         "reference_miou": row["reference_miou"],
-        "pictures": [{"caption": caption, "uri": _data_uri(picture, caption == "original")} for caption, picture in pictures],
+        "pictures": [pictures[0], _picture("truth", _truth(label, dataset, full)), *pictures[1:]],
     }
+
+
+def comparison_pictures(
+    image: Image, maps: Sequence[NDArray[Any]], contract: Contract, captions: tuple[str, str] = ("A", "B")
+) -> list[dict[str, str]]:
+    """An image, its class maps of two artefacts and their difference as captions with data URIs."""
+    return [
+        _picture("original", image),
+        *(_picture(caption, colour_map(found, contract)) for caption, found in zip(captions, maps, strict=True)),
+        _picture("difference", _difference(image, maps[0] != maps[1])),
+    ]
+
+
+def _picture(caption: str, picture: Image) -> dict[str, str]:
+    return {"caption": caption, "uri": _data_uri(picture, caption == "original")}
 
 
 def _truth(label: NDArray[np.integer], dataset: SegmentationSet, segmenter: Segmenter) -> Image:

@@ -6,8 +6,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
 from segc.core.errors import UserError
 from segc.core.files import read_json, write_json, write_text
 from segc.core.rows import environment, value_of
@@ -15,6 +13,7 @@ from segc.runtime.bundle import Manifest, graph_path, read_manifest
 from segc.validate.details import PLACE_METRICS
 from segc.validate.intervals import few_images_notice, interval_text
 from segc.validate.pictures import worst_panels
+from segc.validate.templating import render
 
 FOLDER = "report"
 _MARKS = ("p50", "p90", "p99")
@@ -35,19 +34,10 @@ def write_report(bundle: Path | str) -> Path:
     bundle = Path(bundle)
     data = gather(bundle)
     folder = bundle / FOLDER
-    templates = Environment(
-        loader=PackageLoader("segc.validate", "templates"),
-        autoescape=select_autoescape(["html.j2"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters.update(number=_number, signed=_signed, mib=lambda size: f"{size / 2**20:.2f}")
     panels, missing = worst_panels(bundle, data["compressed"])
     write_json(folder / "report.json", _without_paths(data))
-    write_text(folder / "report.md", templates.get_template("report.md.j2").render(**data))
-    html = templates.get_template("report.html.j2").render(**data, panels=panels, panels_missing=missing)
-    write_text(folder / "report.html", html)
+    write_text(folder / "report.md", render("report.md.j2", **data))
+    write_text(folder / "report.html", render("report.html.j2", **data, panels=panels, panels_missing=missing))
     return folder / "report.html"
 
 
@@ -209,12 +199,3 @@ def _kept(manifest: Manifest, precision: str) -> list[dict[str, Any]]:
         {"reason": reason, "count": count, "nodes": [name for name, why in kept.items() if why == reason]}
         for reason, count in counts.most_common()
     ]  # fmt: skip
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _signed(value: float | None, digits: int = 2) -> str:
-    # Adding 0.0 turns a rounded -0.0 into 0.0.
-    return "–" if value is None else f"{round(value, digits) + 0.0:+.{digits}f}"

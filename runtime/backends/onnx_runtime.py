@@ -19,7 +19,7 @@ _ERROR_ONLY = 3
 # It would merge the Q/DQ pairs of the readers of one tensor; the pair is then not turned into uint8, and its convolutions stay in float.
 DISABLED_OPTIMIZERS = ["CommonSubexpressionElimination"]
 # It takes fp16 biases for fp32 ones (1.31.1): behind Q/DQ pairs with fp16 scales 28 % of the pixels got another class.
-_WRONG_FOR_HALF = ["WeightBiasQuantization"]
+WRONG_FOR_HALF = ["WeightBiasQuantization"]
 _CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})  # an fp32 graph is computed in fp32
 _BACKENDS = {
     "CPUExecutionProvider": "onnxruntime",
@@ -64,7 +64,7 @@ class OnnxRuntimeRunner:
                 f"ONNX Runtime here has no {provider}; it has {', '.join(ort.get_available_providers())}.",
                 "pip uninstall -y onnxruntime && pip install 'segc[gpu]'",
             )
-        disabled = [*DISABLED_OPTIMIZERS, *(_WRONG_FOR_HALF if FLOAT_KEY in read_metadata(path) else [])]
+        disabled = [*DISABLED_OPTIMIZERS, *(WRONG_FOR_HALF if FLOAT_KEY in read_metadata(path) else [])]
         try:
             self._session = ort.InferenceSession(path, options, providers=_providers(provider), disabled_optimizers=disabled)
         except Exception as error:  # ONNX Runtime raises its own unrelated types

@@ -1,0 +1,1 @@
+"""The parity ladder: the training pipeline and the deployed graph, compared stage by stage."""
