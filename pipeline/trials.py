@@ -25,7 +25,8 @@ from segc.runtime.runner import BACKENDS, open_runner
 from segc.runtime.segmenter import network_inputs
 from segc.runtime.target import Target
 from segc.validate.confusions import Confusions, load_confusions, save_confusions
-from segc.validate.scoring import open_lanes, score
+from segc.validate.scoring import counted, open_lanes
+from segc.validate.sides import Side
 
 SQNR_IMAGES = 8
 _VERSION = 1
@@ -101,8 +102,10 @@ def run_trial(graph: bytes, reference: bytes, plan: Plan) -> Trial:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "trial.onnx").write_bytes(graph)
-        lanes = open_lanes(str(folder / "trial.onnx"), None, plan.backend, threads=TRIAL_THREADS)
-        confusions = score(lanes, dataset, pairs).scored.matrices
+        lanes = open_lanes(Side.of(str(folder / "trial.onnx"), plan.backend), None, dataset, TRIAL_THREADS)
+        confusions = Confusions(dataset.spec.num_classes)
+        for counts in counted(lanes, dataset, pairs):
+            confusions.extend(counts.scored.matrices)
         for lane in lanes:
             lane.first.runner.close()
         images = pick([pair.image for pair in pairs], SQNR_IMAGES)
