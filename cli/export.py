@@ -33,10 +33,11 @@ class Precision(StrEnum):
     FP16 = "fp16"
     INT8 = "int8"
     INT8_FP16 = "int8-fp16"
+    BF16 = "bf16"
 
 
 QUANTIZED = (Precision.INT8, Precision.INT8_FP16)
-LOWERED = (Precision.FP16, Precision.INT8_FP16)
+LOWERED = (Precision.FP16, Precision.INT8_FP16, Precision.BF16)
 
 
 class Exporter(StrEnum):
@@ -54,7 +55,11 @@ def export(
     bundle: Annotated[Path | None, typer.Option("-o", "--bundle", help="Folder to write; a bundle that is there is replaced.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Checkpoint of the config: .safetensors or .pth.")] = None,
     precision: Annotated[
-        Precision, typer.Option(help="int8 needs a calibration table (segc calibrate); int8-fp16: what int8 leaves in float is fp16.")
+        Precision,
+        typer.Option(
+            help="int8 needs a calibration table (segc calibrate); int8-fp16: what int8 leaves in float is fp16; bf16: opset 22, "
+            "checked in OpenVINO."
+        ),
     ] = Precision.FP32,
     input_size: Annotated[str | None, typer.Option(help="Size of the images, HxW or 'dynamic'. Default: the config's.")] = None,
     network_size: Annotated[str | None, typer.Option(help="Size of the network's input, HxW or 'input'. Default: the config's.")] = None,
@@ -116,11 +121,13 @@ def export(
             random_weights=random_weights,
         )
     if precision in QUANTIZED:
-        from segc.compress.quantize import quantize_bundle
+        from segc.compress.quantize import quantize_bundle, quantized_before
 
         if calibration is not None:
             write_bytes(folder / CALIBRATION, calibration.read_bytes())
-        manifest = quantize_bundle(folder, bias_correction=bias_correction, calibration_images=calibration_images, images=images)
+        # What int8-fp16 is made from may be there already.
+        if precision is Precision.INT8 or not quantized_before(folder, bias_correction):
+            manifest = quantize_bundle(folder, bias_correction=bias_correction, calibration_images=calibration_images, images=images)
     if precision in LOWERED:
         from segc.compress.half import halve_bundle
 
@@ -206,5 +213,6 @@ def _outcome(folder: Path, manifest: Manifest, precision: str) -> Outcome:
 def _next_commands(folder: Path, precision: str) -> list[str]:
     name = shlex.quote(str(folder))
     if precision != "fp32":
-        return [f"  segc validate {name}@{precision} --against {name}@fp32", f"  segc benchmark {name}", f"  segc report {name}"]
+        where = " --backend openvino" if precision == Precision.BF16 else ""
+        return [f"  segc validate {name}@{precision} --against {name}@fp32{where}", f"  segc benchmark {name}", f"  segc report {name}"]
     return [f"  segc predict IMAGE --model {name} -o out/", f"  segc calibrate {name}", f"  segc export {name} --precision int8"]

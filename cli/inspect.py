@@ -105,8 +105,23 @@ def _onnx(path: Path) -> dict[str, Any]:
         "ops": dict(ops.most_common()),
         "quantize_dequantize_nodes": ops["QuantizeLinear"] + ops["DequantizeLinear"],
         "constants_by_type": dict(weights.most_common()),
+        **_sparsity(model),
         **told,
     }
+
+
+def _sparsity(model: Any) -> dict[str, Any]:
+    """How many layers are 2:4 sparse, and which could be but are not where some are."""
+    from onnx import TensorProto
+
+    from segc.export.sparsity import weight_patterns
+
+    if any(item.data_location == TensorProto.EXTERNAL for item in model.graph.initializer):
+        return {}
+    patterns = weight_patterns(model)
+    sparse = [pattern.node for pattern in patterns if not pattern.reason]
+    dense = [pattern.node for pattern in patterns if pattern.dense] if sparse else []
+    return {"layers_2_4": f"{len(sparse)} of {len(patterns)}", **({"dense_layers": dense} if dense else {})}
 
 
 def _shape(value: Any) -> str:
@@ -151,10 +166,18 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     return {
         "tensors": len(checkpoint.state),
         "parameters": parameters,
+        "layers_2_4": sum(_is_sparse(tensor) for tensor in checkpoint.state.values()),
         "dtypes": dict(Counter(str(tensor.dtype).removeprefix("torch.") for tensor in checkpoint.state.values())),
         "classes": checkpoint.classes,
         "network": _network(checkpoint.config) if checkpoint.config is not None else None,
     }
+
+
+def _is_sparse(tensor: Any) -> bool:
+    """A weight of a layer with two zeros in every four input channels."""
+    from segc.models.sparsity import is_two_of_four
+
+    return tensor.ndim in (2, 4) and tensor.is_floating_point() and is_two_of_four(tensor)
 
 
 def _config(source: str) -> dict[str, Any]:

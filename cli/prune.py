@@ -27,6 +27,9 @@ def prune(
     params: Annotated[float | None, typer.Option(help="Share of the parameters to leave.")] = None,
     flops: Annotated[float | None, typer.Option(help="Share of the operations to leave.")] = None,
     latency: Annotated[float | None, typer.Option(help="Share of the measured latency to leave.")] = None,
+    sparsity: Annotated[
+        str | None, typer.Option(help="2:4: no channel goes, two of every four weights along the input channels become zero.")
+    ] = None,
     criterion: Annotated[str, typer.Option(help="l1, l2, taylor, hessian, bn, fpgm, lamp or random.")] = "l1",
     scope: Annotated[str, typer.Option(help="Ranking: local (inside a group), global, or isomorphic (equal structures).")] = "global",
     round_to: Annotated[int, typer.Option(help="Widths become multiples of this.")] = 8,
@@ -46,11 +49,16 @@ def prune(
     Example: segc prune best.safetensors --flops 0.5 --show
 
     Example: segc prune segc::quickstart/quickstart.py --weights best.safetensors --flops 0.5 --finetune 400 -o half.safetensors
+
+    Example: segc prune best.safetensors --sparsity 2:4 --finetune 400 -o sparse.safetensors
     """
     given = {"ratio": ratio, "params": params, "flops": flops, "latency": latency}
-    target = _target(given, backend, threads)
     if output is None and not show:
         raise UserError("no output file was given.", "Add -o pruned.safetensors, or --show to look first.")
+    if sparsity is not None:
+        _check_sparsity(sparsity, given, {"criterion": criterion, "scope": scope, "round-to": round_to, "steps": steps, "images": images})
+        return _sparsify(_load(source, weights, override), None if show else output, keep or [], finetune, work_dir)
+    target = _target(given, backend, threads)
     from segc.compress.prune import PruneOptions
     from segc.pipeline.prune import prune as run
 
@@ -71,6 +79,48 @@ def _target(given: dict[str, float | None], backend: str | None, threads: int | 
         raise UserError(f"one of --ratio, --params, --flops and --latency says how far to prune; given: {told}.", "Example: --flops 0.5")
     (kind, value), *_ = named.items()
     return Target(kind, value, backend, threads)
+
+
+_DEFAULTS = {"criterion": "l1", "scope": "global", "round-to": 8, "steps": 1, "images": 32}
+
+
+def _check_sparsity(sparsity: str, given: dict[str, float | None], choices: dict[str, Any]) -> None:
+    """Refuse another pattern, and options that choose channels."""
+    if sparsity != "2:4":
+        raise UserError(f"--sparsity is {sparsity!r}; expected 2:4, the pattern that sparse tensor cores know.", "--sparsity 2:4")
+    idle = [name for name, value in given.items() if value is not None]
+    idle += [name for name, value in choices.items() if value != _DEFAULTS[name]]
+    if idle:
+        raise UserError(
+            f"--sparsity removes no channels; given too: {', '.join(f'--{name}' for name in idle)}.",
+            "Prune channels first, then make the result sparse with a second command.",
+        )
+
+
+def _sparsify(network: Network, output: Path | None, keep: list[str], iterations: int, work_dir: Path | None) -> Outcome:
+    """Make a network 2:4 sparse, or only say what would be where there is no output."""
+    from segc.pipeline.sparsity import sparse_plan, sparsify
+
+    if output is None:
+        plan = sparse_plan(network, keep)
+        told = f"{len(plan.tensors)} weights would be 2:4 sparse, {len(plan.dense)} layers would stay dense; nothing was written"
+        return Outcome(told, vars(plan), [_dense_table(plan.dense)])
+    result = sparsify(network, output, keep, iterations=iterations, work_dir=work_dir)
+    data: dict[str, Any] = {**vars(result.plan), "output": str(output), "zeros_percent": 100 * result.zeros}
+    told = f"{len(result.plan.tensors)} weights are 2:4 sparse, {100 * result.zeros:.1f} % of all parameters are zero"
+    if result.training:
+        data["mIoU_percent"] = result.training.miou
+        told += f"; mIoU {result.training.miou:.2f} % after fine-tuning"
+    return Outcome(f"{told}; {output} written", data, [_dense_table(result.plan.dense), "Next:", f"  segc export {output} -o bundle/"])
+
+
+def _dense_table(dense: dict[str, str]) -> object:
+    from rich.table import Table
+
+    table = Table("layer that stays dense", "why")
+    for name, reason in dense.items():
+        table.add_row(name, reason)
+    return table
 
 
 def _load(source: str, weights: Path | None, override: list[str] | None) -> Network:

@@ -40,6 +40,8 @@ class Format:
 
 
 FP16 = Format("fp16", TensorProto.FLOAT16, 65504.0, 2.0**-17)
+# As wide as fp32, with 8 bits of precision down to its smallest normal number.
+BF16 = Format("bf16", TensorProto.BFLOAT16, 3.3895e38, 2.0**-126)
 
 
 class Floats:

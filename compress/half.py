@@ -1,4 +1,4 @@
-"""The fp16 form of a bundle's graph, of the fp32 graph (fp16) or of the int8 one (int8-fp16), with an overflow analysis on real images."""
+"""The 16-bit form of a bundle's fp32 graph (fp16, bf16) or int8 graph (int8-fp16), with an overflow analysis on real images."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ from typing import Any
 
 import onnx
 
-from segc.compress.cast import FP16, cast_graph, keep_in_fp32
+from segc.compress.cast import BF16, FP16, Format, cast_graph, keep_in_fp32
 from segc.compress.mixed import ANALYSED_IMAGES, check_scales, largest_magnitudes
 from segc.compress.quantize import compare, known_nodes
 from segc.compress.scales import floor_weight_scales
 from segc.core.errors import CheckFailed, UserError, nearest
 from segc.core.files import atomic_path, sha256_file
 from segc.export.exporter import verification_images
+from segc.export.onnx_graph import opset_of
 from segc.export.verify import pick
 from segc.runtime.bundle import Graph, Manifest, graph_file, graph_path, read_manifest, write_manifest
+from segc.runtime.runner import backends_for
 
 # Precision of a graph -> precision of the graph it is made from.
-HALF = {"fp16": "fp32", "int8-fp16": "int8"}
-LEAST_AGREEMENT = 0.99
+HALF = {"fp16": "fp32", "int8-fp16": "int8", "bf16": "fp32"}
+FORMATS = {"bf16": BF16}
+# bf16 rounds eight times as coarsely as fp16.
+LEAST_AGREEMENT = {"fp16": 0.99, "int8-fp16": 0.99, "bf16": 0.97}
+_FIRST_OPSET_WITH_BF16 = 22
 
 
 def halve_bundle(
@@ -29,7 +34,7 @@ def halve_bundle(
     *,
     keep: Sequence[str] = (),
     images: Sequence[Path] | Path | None = None,
-    least_agreement: float = LEAST_AGREEMENT,
+    least_agreement: float | None = None,
     threads: int | None = None,
 ) -> Manifest:
     """Add a 16-bit float graph to a bundle.
@@ -39,11 +44,12 @@ def halve_bundle(
         precision: a name of ``HALF``.
         keep: names of nodes to leave in fp32.
         images: real images to measure magnitudes on and to compare the graphs on; None takes the bundle's validation images.
-        least_agreement: share of pixels with the same class as the source graph below which the graph is refused.
+        least_agreement: share of pixels with the same class as the source graph below which the graph is refused; None takes the format's.
         threads: CPU threads of the analysis.
 
     Raises:
-        UserError: an unknown precision or node, no images, or a Q/DQ graph of an opset without 16-bit scales.
+        UserError: an unknown precision or node, no images, a Q/DQ graph of an opset without 16-bit scales, a bf16 graph of a network with
+            operators of ours, or no backend here that runs bf16.
         CheckFailed: the graph disagrees with its source.
     """
     if precision not in HALF:
@@ -56,17 +62,29 @@ def halve_bundle(
     check_scales(model)
     chosen = pick(verification_images(images, manifest.provenance.get("data")), ANALYSED_IMAGES)
     magnitudes = largest_magnitudes(path, manifest.contract, chosen, threads)
-    model = floor_weight_scales(model, FP16.smallest)
-    kept = keep_in_fp32(model, FP16, magnitudes, kept_by_name)
+    target = FORMATS.get(precision, FP16)
+    model = _with_forms(floor_weight_scales(model, target.smallest), target)
+    kept = keep_in_fp32(model, target, magnitudes, kept_by_name)
     written = bundle / graph_file(precision)
     with atomic_path(written) as temporary:
-        onnx.save(cast_graph(model, FP16, kept), temporary)
-        parity = compare(path, temporary, chosen, source)
-        _check_agreement(parity, precision, source, least_agreement)
-    graph = _graph(written, manifest.graphs[source], kept, parity)
+        onnx.save(cast_graph(model, target, kept), temporary)
+        parity = compare(path, temporary, chosen, source, backends_for(precision))
+        _check_agreement(parity, precision, source, LEAST_AGREEMENT[precision] if least_agreement is None else least_agreement)
+    graph = _graph(written, model, manifest.graphs[source], target, kept, parity)
     manifest = manifest.model_copy(update={"graphs": {**manifest.graphs, precision: graph}})
     write_manifest(bundle, manifest)
     return manifest
+
+
+def _with_forms(model: onnx.ModelProto, target: Format) -> onnx.ModelProto:
+    """The graph in an operator set that has forms of the format: convolutions got theirs for bf16 in opset 22."""
+    if target is not BF16 or opset_of(model) >= _FIRST_OPSET_WITH_BF16:
+        return model
+    if model.functions:
+        told = ", ".join(sorted({function.name for function in model.functions}))
+        raise UserError(f"ONNX's converter cannot raise a graph with {told} to opset 22, where bf16 begins.", "Use --precision fp16.")
+    raised: onnx.ModelProto = onnx.version_converter.convert_version(model, _FIRST_OPSET_WITH_BF16)
+    return raised
 
 
 def _check_agreement(parity: dict[str, Any], precision: str, source: str, least: float) -> None:
@@ -77,6 +95,6 @@ def _check_agreement(parity: dict[str, Any], precision: str, source: str, least:
         )
 
 
-def _graph(path: Path, source: Graph, kept: dict[str, str], parity: dict[str, Any]) -> Graph:
-    notes = {**source.notes, "float": FP16.name, "kept_in_fp32": kept, "analysed_images": parity["n_images"]}
-    return Graph(file=path.name, sha256=sha256_file(path), opset=source.opset, parity=parity, notes=notes)
+def _graph(path: Path, model: onnx.ModelProto, source: Graph, target: Format, kept: dict[str, str], parity: dict[str, Any]) -> Graph:
+    notes = {**source.notes, "float": target.name, "kept_in_fp32": kept, "analysed_images": parity["n_images"]}
+    return Graph(file=path.name, sha256=sha256_file(path), opset=opset_of(model), parity=parity, notes=notes)

@@ -67,10 +67,10 @@ class Pruner:
     def __init__(self, network: Network, options: PruneOptions | None = None) -> None:
         self.network, self.options = network, options or PruneOptions()
         _check_options(self.options)
-        _check_weights(network.model)
+        check_weights(network.model)
         self.model = copy.deepcopy(network.model).eval().requires_grad_(True)
         self.separated = bool(separate_attention(self.model))
-        kept = _kept(self.model, self.options.keep)
+        kept = modules_named(self.model, self.options.keep)
         score = make_score(self.options.criterion, self.model, network.cfg, self.options.images, self.options.seed)
         self._shadow = copy.deepcopy(self.model).to("meta")
         self.groups = self._runnable(find_groups(self.model, score, kept))
@@ -157,7 +157,12 @@ def _check_options(options: PruneOptions) -> None:
         raise UserError(f"--round-to is {options.round_to}; expected 1 or more, such as 8.")
 
 
-def _check_weights(model: nn.Module) -> None:
+def check_weights(model: nn.Module) -> None:
+    """Refuse a network with values that are not numbers.
+
+    Raises:
+        UserError: names the tensors.
+    """
     broken = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
     if broken:
         raise UserError(
@@ -166,7 +171,12 @@ def _check_weights(model: nn.Module) -> None:
         )
 
 
-def _kept(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+def modules_named(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    """The named modules and all inside them.
+
+    Raises:
+        UserError: the network has no such module; the nearest name is told.
+    """
     modules = dict(model.named_modules())
     for name in names:
         if name not in modules:

@@ -15,7 +15,7 @@ from segc.calib.select import images_in, training_set
 from segc.calib.table import TABLE, CalibrationTable, read_table
 from segc.compress.bias import Correction, correct_biases
 from segc.compress.mixed import float_nodes, largest_magnitudes, lower_blocks, lowers
-from segc.compress.placement import WEIGHTED, Placement, place
+from segc.compress.placement import REASON_USER, WEIGHTED, Placement, place
 from segc.compress.qdq import insert_qdq
 from segc.core.contract import CONTRACT_KEY
 from segc.core.errors import CheckFailed, UserError, nearest
@@ -74,7 +74,7 @@ def quantize_bundle(
     model = rescaled(onnx.load(fp32), ranges.rescaled)
     placement = place(model, known_nodes(model, keep) | float_nodes(model, precisions or {}), chains)
     quantized = quantize_graph(model, ranges.ranges, placement)
-    notes = _notes(placement, ranges) | ({"precisions": dict(precisions)} if precisions else {})
+    notes = _notes(placement, ranges, table or bundle / TABLE) | ({"precisions": dict(precisions)} if precisions else {})
     if bias_correction:
         correction = correct_biases(model, quantized, corrected_on, manifest.contract)
         quantized, notes = correction.model, {**notes, "bias_correction": _told(correction, len(corrected_on))}
@@ -92,6 +92,24 @@ def quantize_bundle(
                 "Calibrate on more images, with --method mse or percentile, or keep sensitive nodes in float (keep=)."
             )
     return _record(bundle, manifest, path, quantized, parity, notes)
+
+
+def quantized_before(bundle: Path, bias_correction: bool = False) -> bool:
+    """Whether a bundle's int8 graph was made of its table as it is now, of all nodes, with the same choice of ``bias_correction``.
+
+    Raises:
+        UserError: the graph's file is not the one that the manifest tells.
+    """
+    manifest = read_manifest(bundle)
+    graph = manifest.graphs.get(PRECISION)
+    if graph is None or not (bundle / TABLE).is_file():
+        return False
+    graph_path(bundle, manifest, PRECISION)
+    bundle_table(bundle, None, manifest)
+    notes = graph.notes
+    chosen = "precisions" in notes or REASON_USER in notes["kept_in_float"].values()
+    same = notes["calibration"].get("table_sha256") == sha256_file(bundle / TABLE)
+    return same and not chosen and ("bias_correction" in notes) == bias_correction
 
 
 def quantize_graph(model: ModelProto, ranges: Mapping[str, float], placement: Placement) -> ModelProto:
@@ -112,19 +130,25 @@ def quantize_graph(model: ModelProto, ranges: Mapping[str, float], placement: Pl
     return quantized
 
 
-def compare(full: Path, lowered: Path, images: Sequence[Path], against: str = "fp32") -> dict[str, Any]:
+def compare(
+    full: Path, lowered: Path, images: Sequence[Path], against: str = "fp32", backends: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Share of pixels to which both graphs give the same class, on every installed backend; the least of them decides.
 
     Args:
         full, lowered: the graph of precision ``against``, and the one made from it.
         images: real ones.
+        backends: names; None takes all that are installed.
 
     Raises:
-        UserError: no images.
+        UserError: no images, or no backend.
     """
     if not images:
         raise UserError(f"there are no images to compare the new graph with {against} on.", "Give real images.")
-    by_backend = {backend: agreement(full, lowered, images, backend) for backend in installed_backends()}
+    backends = installed_backends() if backends is None else backends
+    if not backends:
+        raise UserError("no backend that is installed here runs this precision, so it cannot be checked.", "pip install openvino")
+    by_backend = {backend: agreement(full, lowered, images, backend) for backend in backends}
     return {
         "pixel_agreement": min(by_backend.values()),
         "by_backend": by_backend,
@@ -182,8 +206,9 @@ def _calibration_images(bundle: Path, table: CalibrationTable, folder: Path | No
     return table.find_images(images_in(folder) if folder else training_set(bundle).image_paths)
 
 
-def _notes(placement: Placement, table: CalibrationTable) -> dict[str, Any]:
+def _notes(placement: Placement, table: CalibrationTable, path: Path) -> dict[str, Any]:
     calibration = {"method": table.method, "images": len(table.images), "seed": table.seed, "notes": table.notes}
+    calibration["table_sha256"] = sha256_file(path)
     rescaling = {"equalize": table.equalize, "smooth_quant": table.smooth_quant, "rescaled_tensors": len(table.rescaled)}
     calibration |= rescaling if table.rescaled else {}
     return {"quantized_nodes": len(placement.quantized), "kept_in_float": placement.kept, "calibration": calibration}

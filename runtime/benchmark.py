@@ -22,7 +22,7 @@ from segc.core.progress import track
 from segc.core.rows import Row, environment, value_of
 from segc.runtime.bundle import read_manifest, write_manifest
 from segc.runtime.engines import runnable
-from segc.runtime.runner import choose, installed_backends
+from segc.runtime.runner import backends_for, choose, installed_backends
 from segc.runtime.sources import ImageSource, open_source
 from segc.runtime.target import Target, content_hash, parse_target
 
@@ -157,7 +157,7 @@ def benchmark_many(
 def all_targets(bundle: Path, torch_checkpoint: Path | None = None) -> list[tuple[str | Target, str | None]]:
     """Every precision of a bundle on every backend that works here, fp32 first; then a checkpoint in torch, where one is given."""
     manifest = read_manifest(bundle)
-    runs = {backend: list(manifest.graphs) for backend in installed_backends("graph")}
+    runs = {name: [each for each in manifest.graphs if name in backends_for(each)] for name in installed_backends("graph")}
     runs |= {backend: runnable(manifest, backend) for backend in installed_backends("engine")}
     pairs = sorted(((precision, backend) for backend in runs for precision in runs[backend]), key=lambda pair: (pair[0] != "fp32", pair[0]))
     found: list[tuple[str | Target, str | None]] = [(Target(bundle, "bundle", precision), backend) for precision, backend in pairs]

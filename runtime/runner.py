@@ -77,6 +77,9 @@ BACKENDS = {
     "torch": Backend("segc.runtime.backends.torch_backend", "TorchRunner", "torch", "train", "checkpoint"),
 }
 
+# ONNX Runtime 1.31 has no convolution in bf16 for the CPU.
+_CANNOT = {"onnxruntime": ("bf16",)}
+
 
 def open_runner(target: str | Target, backend: str | None = None, threads: int | None = None, contract: Contract | None = None) -> Runner:
     """Open a bundle (``PATH@PRECISION``), an ONNX deploy graph or a checkpoint.
@@ -125,6 +128,11 @@ def run_all(runner: Runner, batches: Iterable[NDArray[np.uint8]]) -> Iterator[ND
 def installed_backends(opens: str = "graph") -> list[str]:
     """Names of the backends that open ``graph``, ``engine`` or ``checkpoint`` and can work on this machine."""
     return [name for name, backend in BACKENDS.items() if backend.opens == opens and backend.usable]
+
+
+def backends_for(precision: str) -> list[str]:
+    """Names of the installed backends that run graphs of a precision."""
+    return [name for name in installed_backends() if precision not in _CANNOT.get(name, ())]
 
 
 def check_images(images: NDArray[Any], contract: Contract) -> None:

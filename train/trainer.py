@@ -22,6 +22,7 @@ from segc.core.files import explain_write_errors, read_json, write_json
 from segc.core.rows import Row, environment
 from segc.models.checkpoint import read_checkpoint
 from segc.models.network import load_config, load_network, quietly, save_network
+from segc.train import sparsity  # noqa: F401  (a hook that configs name)
 from segc.train.checkpoints import ContinueHook, SafeCheckpointHook, last_checkpoint
 from segc.train.hooks import FiniteLossHook, MeanBuffersHook, ProgressHook, StopHook
 from segc.train.runner import FormattedOnce, SafeRunner, explain_config_errors

@@ -16,7 +16,9 @@ from segc.compress.quantize import quantize_bundle
 from segc.core.errors import CheckFailed, UserError
 from segc.export import rtx
 from segc.export.tensorrt_rules import check_qdq
+from segc.runtime.benchmark import all_targets
 from segc.runtime.bundle import graph_path, read_manifest
+from segc.runtime.target import Target
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,46 @@ def test_int8_with_fp16_around_it(bundle: Path, images: list[Path]) -> None:
     path = graph_path(bundle, read_manifest(bundle), "int8-fp16")
     assert check_qdq(onnx.load(path)) == []
     assert rtx.build(path, "SM86", timeout=120).layers
+
+
+def test_bf16_in_opset_22(bundle: Path, images: list[Path]) -> None:
+    """ONNX Runtime has no bf16 convolution for the CPU: the graph is compared in OpenVINO and built by TensorRT-RTX."""
+    graph = halve_bundle(bundle, "bf16", images=images).graphs["bf16"]
+    assert list(graph.parity["by_backend"]) == ["openvino"] and graph.parity["pixel_agreement"] > 0.97
+    assert graph.opset == 22 and graph.notes["float"] == "bf16"
+    path = graph_path(bundle, read_manifest(bundle), "bf16")
+    kinds = {item.data_type for item in onnx.load(path).graph.initializer if item.name.endswith("_w_bf16")}
+    assert kinds == {onnx.TensorProto.BFLOAT16}
+    assert rtx.build(path, "SM86", timeout=120).layers
+    assert (Target(bundle, "bundle", "bf16"), "onnxruntime") not in all_targets(bundle)
+    assert (Target(bundle, "bundle", "bf16"), "openvino") in all_targets(bundle)
+
+
+def test_bf16_is_refused_where_it_cannot_be_made_or_checked(
+    bundle: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = onnx.load(bundle / "model.onnx")
+    model.functions.add(name="SelectiveScan", domain="segc")
+    with pytest.raises(UserError, match=r"cannot raise a graph with SelectiveScan to opset 22.*fp16"):
+        halve_bundle(small_bundle(tmp_path / "scan", model), "bf16", images=images)
+    monkeypatch.setattr("segc.compress.half.backends_for", lambda precision: [])
+    with pytest.raises(UserError, match=r"no backend that is installed here runs this precision.*pip install openvino"):
+        halve_bundle(bundle, "bf16", images=images)
+    assert not (bundle / "model.bf16.onnx").exists()
+
+
+def test_int8_fp16_is_made_of_the_int8_graph_that_is_there(bundle: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise UserError("quantized again")
+
+    calibrate(bundle, images, method="minmax", threads=1)
+    quantize_bundle(bundle, images=images)
+    words = ["export", str(bundle), "--precision", "int8-fp16", "--images", str(images[0].parent)]
+    monkeypatch.setattr("segc.compress.quantize.quantize_bundle", refuse)
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert "quantized again" in CliRunner().invoke(app, [*words, "--bias-correction"]).stderr
+    calibrate(bundle, images, method="mse", threads=1)
+    assert "quantized again" in CliRunner().invoke(app, words).stderr
 
 
 def test_the_command_line(bundle: Path, images: list[Path]) -> None:

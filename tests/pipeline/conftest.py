@@ -1,4 +1,4 @@
-"""A calibrated bundle of the small network with labelled photographs (its own classes, some pixels wrong), and a clock that never waits."""
+"""A calibrated bundle with labelled photographs (its own classes, some wrong), a small network to train, a clock that never waits."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from smallnet import CONTRACT, photos, small_bundle
 
 from segc.calib.calibrate import calibrate
 from segc.core.images import read_image, write_image
+from segc.data.render import RenderOptions, render_dataset
+from segc.models.network import load_network, save_network
 from segc.pipeline.stopwatch import Stopwatch
 from segc.runtime.bundle import graph_path, read_manifest, write_manifest
 from segc.runtime.runner import open_runner
+
+QUICKSTART = "segc::quickstart/quickstart.py"
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +53,22 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[Clock], None]:
         monkeypatch.setattr(Stopwatch, "_round", measure)
 
     return wind
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with its config, whose data are six scenes."""
+    folder = tmp_path_factory.mktemp("trained")
+    root = render_dataset(folder / "street", RenderOptions(width=96, height=64, train=6, val=3))
+    overrides = {
+        **{f"{split}_dataloader.dataset.root": str(root) for split in ("train", "val", "test")},
+        "train_dataloader.batch_size": 2,
+        "model.data_preprocessor.size": (32, 48),
+        "model.backbone.base_channels": 16,
+        "model.backbone.stem_channels": 16,
+        "model.neck.in_channels": [16, 32, 64, 128],
+        "train_dataloader.dataset.pipeline.1.scale": (96, 64),
+        "train_dataloader.dataset.pipeline.2.crop_size": (32, 48),
+    }
+    save_network(load_network(QUICKSTART, None, overrides=overrides, random_weights=True), folder / "trained.safetensors")
+    return folder / "trained.safetensors"

@@ -15,30 +15,8 @@ from segc.cli.main import app
 from segc.compress.prune import PruneOptions, Pruner
 from segc.compress.targets import Target
 from segc.core.errors import UserError
-from segc.data.render import RenderOptions, render_dataset
-from segc.models.network import Network, load_network, save_network
+from segc.models.network import Network, load_network
 from segc.pipeline.prune import prune, register_data, step_target
-
-QUICKSTART = "segc::quickstart/quickstart.py"
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint with its config, whose data are six scenes."""
-    folder = tmp_path_factory.mktemp("trained")
-    root = render_dataset(folder / "street", RenderOptions(width=96, height=64, train=6, val=3))
-    overrides = {
-        **{f"{split}_dataloader.dataset.root": str(root) for split in ("train", "val", "test")},
-        "train_dataloader.batch_size": 2,
-        "model.data_preprocessor.size": (32, 48),
-        "model.backbone.base_channels": 16,
-        "model.backbone.stem_channels": 16,
-        "model.neck.in_channels": [16, 32, 64, 128],
-        "train_dataloader.dataset.pipeline.1.scale": (96, 64),
-        "train_dataloader.dataset.pipeline.2.crop_size": (32, 48),
-    }
-    save_network(load_network(QUICKSTART, None, overrides=overrides, random_weights=True), folder / "trained.safetensors")
-    return folder / "trained.safetensors"
 
 
 @pytest.fixture(scope="module")
