@@ -18,6 +18,7 @@ from segc.core.contract import Contract
 from segc.core.errors import UserError
 from segc.core.files import sha256_file, sha256_json
 from segc.data.dataset import open_dataset
+from segc.runtime.backends.onnx_metadata import refuse_external_data
 from segc.runtime.bundle import Manifest, graph_path, read_manifest
 
 FEW_IMAGES = 8
@@ -63,6 +64,7 @@ def calibrate(
     chosen = choose_images(images, count, seed, select)
     manifest = read_manifest(bundle)
     graph = graph_path(bundle, manifest, "fp32")
+    refuse_external_data(graph)
     model = onnx.load(graph)
     factors = choose_factors(model, manifest.contract, chosen, equalize, smooth_quant, threads)
     histograms = collect(rescaled(model, factors), manifest.contract, chosen, threads)

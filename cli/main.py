@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import metadata
 from typing import Annotated
 
@@ -27,6 +28,9 @@ from segc.cli import (
     train,
     validate,
 )
+
+# OpenCV reads it when it is loaded: a small file may say that it is a picture of 2^30 pixels, which are 3 GiB. 2^28 are 16384 x 16384.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 28))
 
 app = typer.Typer(
     name="segc",

@@ -6,7 +6,7 @@ The same JSON is stored in the ONNX file's metadata (key ``segc.contract``), so 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -15,7 +15,13 @@ CONTRACT_KEY = "segc.contract"
 # Metadata of a graph whose floats were lowered: the name of the format.
 FLOAT_KEY = "segc.float"
 
-Size = tuple[int, int]
+# A contract may be anyone's: what it asks for is bounded before memory is taken for it.
+LARGEST_SIDE, LARGEST_PIXELS, LARGEST_BATCH, MOST_CLASSES = 1 << 16, 1 << 28, 1 << 12, 1 << 14
+Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
+Size = tuple[Side, Side]
+Colour = tuple[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]]
+Level = Annotated[float, Field(allow_inf_nan=False)]
+Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Strict(BaseModel):
@@ -34,7 +40,7 @@ class Resize(_Strict):
 
     mode: Literal["none", "stretch", "keep_ratio"] = "none"
     size: Size | None = None
-    multiple: int = Field(default=1, ge=1)
+    multiple: Side = 1
     in_graph: bool = True
 
     @model_validator(mode="after")
@@ -92,16 +98,16 @@ class Contract(_Strict):
     height and width. ``mean``/``std`` are per RGB channel on the 0..255 scale and are applied inside the graph.
     """
 
-    classes: list[str]
-    palette: list[tuple[int, int, int]]
-    ignore_index: int = 255
-    batch: int | None = 1
-    height: int | None
-    width: int | None
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    classes: list[str] = Field(min_length=1, max_length=MOST_CLASSES)
+    palette: list[Colour]
+    ignore_index: int = Field(default=255, ge=0, le=65535)
+    batch: Annotated[int, Field(ge=1, le=LARGEST_BATCH)] | None = 1
+    height: Side | None
+    width: Side | None
+    mean: tuple[Level, Level, Level]
+    std: tuple[Scale, Scale, Scale]
     resize: Resize = Field(default_factory=Resize)
-    size_divisor: int = 1
+    size_divisor: Side = 1
     inference: Inference = Field(default_factory=Inference)
     output: Literal["argmax", "logits", "probabilities"] = "argmax"
     align_corners: bool = False
@@ -110,6 +116,14 @@ class Contract(_Strict):
     def _one_colour_a_class(self) -> Contract:
         if len(self.classes) != len(self.palette):
             raise ValueError(f"{len(self.classes)} classes but {len(self.palette)} palette colours")
+        return self
+
+    @model_validator(mode="after")
+    def _not_too_large(self) -> Contract:
+        for what, size in (("images", self.static_size), ("resize", self.resize.size), ("windows", self.inference.crop_size)):
+            pixels = (self.batch or 1) * size[0] * size[1] if size else 0
+            if pixels > LARGEST_PIXELS:
+                raise ValueError(f"{what} of {size} in batches of {self.batch or 1} are {pixels} pixels, at most {LARGEST_PIXELS} are run")
         return self
 
     @property

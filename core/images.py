@@ -43,6 +43,8 @@ def decode_image(path: Path | str, data: bytes, flag: int) -> NDArray[Any]:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     except cv2.error as error:
+        if "MAX_IMAGE_PIXELS" in str(error):
+            raise UserError(f"{path} says that it has too many pixels.", "Where you trust it: OPENCV_IO_MAX_IMAGE_PIXELS=...") from error
         raise UserError(f"{path} cannot be decoded: {str(error).strip().splitlines()[0]}") from error
     if image is None:
         raise UserError(f"{path} is not an image OpenCV can decode, or it is damaged.", f"Expected one of: {', '.join(SUFFIXES)}.")

@@ -48,7 +48,10 @@ def read_arrays(path: Path) -> Any:
             f"{path} is not loaded: it is no pickle of plain arrays, or names Python objects, which could run code ({error}).",
             "Save its arrays alone where you trust it: torch.save(state_dict, 'weights.pth')",
         ) from error
-    except (EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError, OverflowError, MemoryError) as error:
+    except (
+        *(EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError, OverflowError, MemoryError),
+        SystemError,  # numpy's, of a dtype's state that is none
+    ) as error:
         raise UserError(f"{path} is not a whole pickle of arrays ({type(error).__name__}: {error}).", "Copy it again.") from error
 
 

@@ -28,6 +28,7 @@ MODULE2PACKAGE["mmseg"] = "mmseg"
 mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
 _CONFIG_FOLDERS = {"mmseg": ("mmseg", ".mim/configs"), "segc": ("segc.configs", ".")}
 _TUPLE = "__tuple__"
+_SCOPES = ("mmseg", "mmengine", "mmcv", "mmdet", "mmpretrain", "mmcls")
 _CALLS = {"dict": dict, "list": list, "tuple": tuple}
 # Top-level keys that mmengine's Runner reads and a config may leave out.
 _RUNNER_KEYS = (
@@ -87,8 +88,14 @@ def encode_config(cfg: Config | Mapping[str, Any]) -> Any:
 
 
 def decode_config(value: Any) -> Config:
-    """The config of an ``encode_config`` value."""
-    return Config(_decode(value))
+    """The config of an ``encode_config`` value.
+
+    Raises:
+        UserError: it is no config, or it names code that is not registered.
+    """
+    if not isinstance(value, Mapping):
+        raise UserError(f"the config inside the checkpoint is a {type(value).__name__}, expected an object.", "Give the config file.")
+    return _untrusted(_decode(value))
 
 
 def parse_config_text(text: str) -> Config:
@@ -108,7 +115,32 @@ def parse_config_text(text: str) -> Config:
         if not (isinstance(statement, ast.Assign) and len(statement.targets) == 1 and isinstance(statement.targets[0], ast.Name)):
             raise _not_literal(statement)
         values[statement.targets[0].id] = _literal(statement.value)
-    return Config(values)
+    return _untrusted(values)
+
+
+def _untrusted(values: dict[str, Any]) -> Config:
+    """The config of a checkpoint. mmengine calls whatever a ``type`` with dots in it names (``os.system``): only its scopes' classes pass.
+
+    Raises:
+        UserError: a type of another kind, or keys that mmengine keeps for itself.
+    """
+    for name in _types(values):
+        scope, _, plain = str(name).rpartition(".")
+        if scope and not (scope in _SCOPES and plain[:1].isupper()):
+            raise UserError(f"the config inside the checkpoint names {name!r}, which could be any code.", "Give the config file.")
+    try:
+        return Config(values)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"the config inside the checkpoint is not valid ({error}).", "Give the config file.") from error
+
+
+def _types(node: Any) -> Iterator[Any]:
+    """Every ``type`` of a config."""
+    if isinstance(node, Mapping):
+        yield from (value for key, value in node.items() if key == "type")
+    children = node.values() if isinstance(node, Mapping) else node if isinstance(node, list | tuple | set) else ()
+    for child in children:
+        yield from _types(child)
 
 
 def without_pretrained(node: Any) -> Any:

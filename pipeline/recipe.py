@@ -119,13 +119,21 @@ class Recipe(_Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key that stands twice is an error."""
+    """Safe YAML in which a key that stands twice is an error, and so is an alias: a few can stand for more than memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """The next node, where it is no alias."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "an alias (*name): write the value out", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """A mapping whose keys are unique."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, f"a {type(key).__name__} as a key", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
             seen.add(key)
@@ -159,7 +167,7 @@ def load_recipe(source: str | Path) -> Recipe:
     path = find_recipe(source)
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:  # ValueError: a date or a number that is none
         raise UserError(f"recipe {path} cannot be read: {_yaml_problem(error)}.") from error
     if not isinstance(content, dict):
         raise UserError(f"recipe {path} holds a {type(content).__name__}; expected keys such as name, config, train.")

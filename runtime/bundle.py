@@ -12,8 +12,9 @@ bundle/
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -23,6 +24,10 @@ from segc.core.files import read_json, sha256_file, write_json
 
 SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
+
+
+# Precisions and backends become parts of file names.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
 class Graph(BaseModel):
@@ -101,9 +106,9 @@ class Manifest(BaseModel):
     schema_version: int = SCHEMA_VERSION
     name: str
     contract: Contract
-    graphs: dict[str, Graph]
+    graphs: dict[Name, Graph]
     engines: list[Engine] = Field(default_factory=list)
-    preferred: dict[str, str] = Field(default_factory=dict)
+    preferred: dict[str, Name] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
     recipe: dict[str, Any] | None = None
 
@@ -192,7 +197,7 @@ def first_error(error: ValidationError, model: type[BaseModel] | None = None) ->
     if problem["type"] == "extra_forbidden" and model is not None:
         key = str(problem["loc"][-1])
         return f"unknown key {where!r}.{nearest(key, _known_keys(model, problem['loc'][:-1]))}"
-    return f"{where}: {problem['msg']} (found {problem.get('input')!r})"
+    return f"{where}: {problem['msg']} (found {reprlib.repr(problem.get('input'))})"
 
 
 def _known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
@@ -208,6 +213,6 @@ def _known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str
 def _inside(folder: Path, name: str) -> Path:
     """``folder/name``, refused when it leaves the folder: a bundle is untrusted input."""
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
+    if "\0" in name or not path.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"bundle {folder} names a file outside itself: {name!r}.")
     return path

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from segc.core.contract import Contract
 from segc.core.errors import UserError, missing_extra, nearest
+from segc.runtime.backends.onnx_metadata import refuse_external_data
 from segc.runtime.bundle import Manifest, graph_path, read_manifest
 from segc.runtime.cuda import has_driver
 from segc.runtime.target import Target, parse_target
@@ -97,12 +98,14 @@ def open_runner(target: str | Target, backend: str | None = None, threads: int |
     if found.kind == "checkpoint":
         return _opener(backend or "torch", "checkpoint")(found.path, threads=threads, contract=contract)
     if found.kind == "onnx":
+        refuse_external_data(found.path)
         return _opener(backend or "onnxruntime", "graph")(found.path, precision=found.path.stem, threads=threads)
     manifest = read_manifest(found.path)
     precision, chosen = choose(manifest, found.precision, backend)
     if chosen in BACKENDS and BACKENDS[chosen].opens == "engine":
         return _opener(chosen, "engine")(found.path, manifest, precision)
     path = graph_path(found.path, manifest, precision)
+    refuse_external_data(path)
     return _opener(chosen, "graph")(path, precision=precision, threads=threads, expected=manifest.contract)
 
 

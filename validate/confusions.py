@@ -186,7 +186,8 @@ def load_with_about(path: Path) -> tuple[dict[str, Confusions], Any]:
             sides = dict.fromkeys(name.rpartition(".")[0] for name in stored.files if name != _ABOUT)
             about = json.loads(stored[_ABOUT].tobytes()) if _ABOUT in stored.files else None
             return {side: _read_side(stored, side) for side in sides}, about
-    except (OSError, EOFError, ValueError, KeyError, TypeError, MemoryError, zlib.error, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, MemoryError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
+        # RuntimeError: an encrypted member, or one packed in a way that zipfile does not know
         raise UserError(f"{path} holds no confusion matrices of images ({error}).", "Validate again: segc validate") from error
 
 

@@ -12,6 +12,16 @@ from pathlib import Path
 from segc.core.errors import UserError
 
 _METADATA_PROPS, _FUNCTIONS = 14, 25
+# Message -> number of a field that holds further messages -> which: the way from a model to its tensors.
+_WAY = {
+    "model": {7: "graph", _FUNCTIONS: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse tensor", 23: "sparse tensor"},
+    "sparse tensor": {1: "tensor", 2: "tensor"},
+}
+_EXTERNAL_DATA = 13
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -39,6 +49,26 @@ def has_functions(path: Path) -> bool:
         return any(number == _FUNCTIONS for number, _ in _fields(_read(path)))
     except (IndexError, ValueError) as error:
         raise UserError(f"{path} is not an ONNX file, or it is damaged.") from error
+
+
+def refuse_external_data(path: Path) -> None:
+    """Refuse a graph whose weights lie in other files: it may be anyone's, and it could name any file of this machine.
+
+    Raises:
+        UserError: it has such a tensor, or is missing or not a protobuf message.
+    """
+    try:
+        external = _names_files(_read(path), "model")
+    except (IndexError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not an ONNX file, or it is damaged.") from error
+    if external:
+        raise UserError(f"{path} keeps weights in other files (ONNX external data), which are not read.", "Save it as one file.")
+
+
+def _names_files(data: memoryview, kind: str) -> bool:
+    if kind == "tensor":
+        return any(number == _EXTERNAL_DATA for number, _ in _fields(data))
+    return any(_names_files(value, _WAY[kind][number]) for number, value in _fields(data) if number in _WAY[kind])
 
 
 def _read(path: Path) -> memoryview:
