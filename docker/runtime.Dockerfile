@@ -5,5 +5,5 @@
 FROM python:3.11-slim
 WORKDIR /data
 COPY constraints.txt dist/*.whl /tmp/
-RUN wheel="$(ls /tmp/segc-*.whl)" && pip install --no-cache-dir -c /tmp/constraints.txt "$wheel[openvino]" && rm /tmp/segc-*.whl
+RUN wheel="$(ls /tmp/segc-*.whl)" && pip install --no-cache-dir -c /tmp/constraints.txt "${wheel}[openvino]" && rm /tmp/segc-*.whl
 ENTRYPOINT ["segc"]

@@ -22,6 +22,8 @@ from segc.core.progress import track
 from segc.core.rows import Row, environment, value_of
 from segc.runtime.bundle import read_manifest, write_manifest
 from segc.runtime.engines import runnable
+from segc.runtime.monitor import Monitor, device_state, gpu_memory
+from segc.runtime.readings import refuse_other_state
 from segc.runtime.runner import backends_for, choose, installed_backends
 from segc.runtime.sources import ImageSource, open_source
 from segc.runtime.target import Target, content_hash, parse_target
@@ -44,6 +46,8 @@ class _Worker:
     def __init__(self, target: Target, request: Mapping[str, Any]) -> None:
         self.target = target
         self.steps: list[tuple[float, ...]] = []
+        self.spans: list[tuple[float, float]] = []
+        self.gpu_memory: float | None = None
         self.maps: dict[int, NDArray[Any]] = {}
         self.peak = 0
         # In a session of its own: ^C is the parent's to handle, which ends the process.
@@ -61,10 +65,13 @@ class _Worker:
         """Run the pipeline on these images, after a run that does not count: it brings back what the others drove from the caches."""
         time.sleep(_REST_S)
         self._ask({"index": indices[0]})
+        start = time.perf_counter()
         self.steps += [tuple(self._ask({"index": index})["seconds"]) for index in indices]
+        self.spans.append((start, time.perf_counter()))
 
     def fetch_maps(self) -> None:
-        """Take over the class maps of the images it met, and its peak memory in bytes."""
+        """Take over the class maps of the images it met, its peak memory in bytes, and its GPU memory in MiB."""
+        self.gpu_memory = gpu_memory(self._process.pid)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "maps.npz"
             self.peak = int(self._ask({"maps": str(path)})["peak"])
@@ -125,26 +132,30 @@ def benchmark_many(
         images: real images, used in turn; None measures on noise (``conditions["images"]`` says so).
 
     Returns:
-        A result per pair: {"precision", "backend", "graph_sha256", "rows", "environment"}; bundles keep it as ``results/benchmark.*.json``.
+        A result per pair: {"precision", "backend", "graph_sha256", "rows", "environment", "device_state"};
+        bundles keep it as ``results/benchmark.*.json``.
 
     Raises:
-        UserError: a target or an image cannot be opened, or ``runs`` is below 1.
+        UserError: a target or an image cannot be opened, ``runs`` is below 1, or the GPU's state changed meanwhile.
     """
     if runs < 1 or warmup < 0 or (images is not None and not images):
         raise UserError(f"nothing to measure: runs {runs}, warm-up {warmup}, images {images}.", "Use --runs 50 with at least one image.")
     request = {"threads": threads, "warmup": warmup, "images": None if images is None else [str(path) for path in images]}
     workers: list[_Worker] = []
+    state = device_state()
     try:
         for target, backend in targets:
             contract = workers[0].contract.model_dump(mode="json") if workers else None
             parsed, chosen = _resolve(target, backend)
             workers.append(_Worker(parsed, {**request, "backend": chosen, "contract": contract}))
-        for first in track(range(0, runs, _TURN), "measuring", -(-runs // _TURN)):
-            for worker in workers:
-                worker.take_turn(range(first, min(first + _TURN, runs)))
+        with Monitor() as monitor:
+            for first in track(range(0, runs, _TURN), "measuring", -(-runs // _TURN)):
+                for worker in workers:
+                    worker.take_turn(range(first, min(first + _TURN, runs)))
         for worker in workers:
             worker.fetch_maps()
-        results = [_result(worker, workers[0], threads, warmup, images) for worker in workers]
+        refuse_other_state([{"device_state": state}, {"device_state": device_state()}])
+        results = [{**_result(worker, workers[0], monitor, threads, warmup, images), "device_state": state} for worker in workers]
     finally:
         for worker in workers:
             worker.close()
@@ -168,8 +179,9 @@ def pick_preferred(results: Sequence[dict[str, Any]], least_agreement: float = 0
     """{"precision", "backend"} of the fastest graph (median engine latency) that agrees with the reference.
 
     Raises:
-        UserError: none agrees.
+        UserError: none agrees, or they were measured in different states of a GPU.
     """
+    refuse_other_state(results)
     exact = [result for result in results if result["backend"] != "torch" and value_of(result, "pixel_agreement") >= 100 * least_agreement]
     if not exact:
         raise UserError(f"no target agrees with the reference on {least_agreement:.1%} of the pixels.", "Lower --min-agreement.")
@@ -191,7 +203,9 @@ def _resolve(target: str | Target, backend: str | None) -> tuple[Target, str | N
     return Target(parsed.path, "bundle", precision), backend
 
 
-def _result(worker: _Worker, reference: _Worker, threads: int | None, warmup: int, images: Sequence[Path] | None) -> dict[str, Any]:
+def _result(
+    worker: _Worker, reference: _Worker, monitor: Monitor, threads: int | None, warmup: int, images: Sequence[Path] | None
+) -> dict[str, Any]:
     contract = worker.contract
     conditions = {
         "backend": worker.backend,
@@ -210,6 +224,8 @@ def _result(worker: _Worker, reference: _Worker, threads: int | None, warmup: in
     common = sorted(worker.maps.keys() & reference.maps.keys())
     rows.append(("pixel_agreement", 100 * _agreement(worker, reference, common), "%", len(common)))
     rows += [("memory_added", worker.memory / _MIB, "MiB", 1), ("memory_peak", worker.peak / _MIB, "MiB", 1)]
+    rows += [("gpu_memory", worker.gpu_memory, "MiB", 1)] if worker.gpu_memory is not None else []
+    rows += monitor.rows(worker.spans, count)
     told = [Row(metric=metric, value=number, unit=unit, n=n, conditions=conditions).model_dump() for metric, number, unit, n in rows]
     return {
         "precision": worker.precision,
