@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segc.core.contract import Contract, Size
+from segc.core.errors import UserError
 from segc.models.contract import contract_from_config
 
 __all__ = ["DeployModule", "contract_from_config"]
@@ -33,6 +34,9 @@ class DeployModule(nn.Module):
     Args:
         model: an mmseg ``EncoderDecoder`` (or a cascade) in eval mode.
         contract: what to do before and after it.
+
+    Raises:
+        UserError: the contract wants probabilities of a head that gives scores.
     """
 
     mean: Tensor
@@ -52,6 +56,7 @@ class DeployModule(nn.Module):
         self.pad_value = float(getattr(preprocessor, "pad_val", 0))
         self.pad_size: Size | None = tuple(test["size"]) if test.get("size") else None
         head: Any = model.decode_head[-1] if isinstance(model.decode_head, nn.ModuleList) else model.decode_head
+        _check_output(head, contract)
         self.binary = getattr(head, "out_channels", None) == 1
         self.threshold = float(getattr(head, "threshold", None) or 0.5) if self.binary else 0.5
         self.head_resizes = _has_standard_predict(head) and head is model.decode_head
@@ -138,6 +143,15 @@ def _largest_class(logits: Tensor) -> Tensor:
     if logits.shape[1] <= _FEW_CLASSES:
         return logits.flatten(2).argmax(1).view(size)
     return logits.permute(0, 2, 3, 1).flatten(0, 2).argmax(-1).view(size)
+
+
+def _check_output(head: nn.Module, contract: Contract) -> None:
+    if contract.output == "probabilities" and not getattr(head, "gives_logits", True):
+        raise UserError(
+            f"{type(head).__name__} has no probabilities to give: it scores a class by summing over queries the class's probability times "
+            "the mask's. The scores of a pixel do not sum to 1, and a softmax of them means nothing.",
+            "--output logits for the scores as they are, or --output argmax.",
+        )
 
 
 def _has_standard_predict(head: nn.Module) -> bool:

@@ -18,6 +18,8 @@ from segc.models.mask_classification import Prediction, semantic_scores
 class MaskClassificationHead(BaseModule):
     """Maps of a backbone -> scores of the classes: sums over queries of class times mask probability.
 
+    ``gives_logits`` tells the deploy graph that a softmax of these scores means nothing.
+
     Args:
         num_classes: K, without "no object".
         loss_decode: arguments of ``MaskClassificationLoss``.
@@ -26,6 +28,7 @@ class MaskClassificationHead(BaseModule):
     """
 
     align_corners = False
+    gives_logits = False
 
     def __init__(
         self, num_classes: int, loss_decode: Mapping[str, Any] | None = None, ignore_index: int = 255, init_cfg: Any = None

@@ -37,7 +37,8 @@ class Conversion:
 def convert(config: str | Path | Config, weights: str | Path, overrides: Mapping[str, Any] | None = None) -> Conversion:
     """Build the network of ``config`` and fill it with those tensors of a published checkpoint that fit.
 
-    The names of SegMAN, AFFormer and SegFormer's encoder are turned into ours. Nothing is downloaded, no code of the file is run.
+    The names that SegMAN's, AFFormer's, HetNet's, ExtremeC3Net's, PEM's and Mask2Former's authors give, and those of SegFormer's encoder,
+    are turned into ours. Nothing is downloaded, no code of the file is run.
 
     Raises:
         UserError: config or weights cannot be read.

@@ -16,6 +16,7 @@ from segc.models.network import load_network, save_network
 from segc.runtime.bundle import read_manifest
 
 BISENET = "mmseg::bisenetv2/bisenetv2_fcn_4xb4-160k_cityscapes-1024x1024.py"
+PEM = "segc::pem/pem_stdc1_cityscapes.py"
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,7 @@ def test_from_a_checkpoint_to_a_bundle(checkpoint: Path, photos: Path, tmp_path:
         ([BISENET, "-o", "x", "--random-weights", "--override", "model.decode_head.chanels=3"], "Did you mean 'channels'"),
         (["mmseg::bisenetv2/bisenetv2_fcn.py", "-o", "x"], "Nearest"),
         (["a.pth", "--weights", "b.pth", "-o", "x"], "Give a config"),
+        ([PEM, "-o", "x", "--random-weights", "--output", "probabilities"], "PEMHead has no probabilities to give"),
     ],
 )
 def test_mistakes_end_in_a_sentence(options: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from segc.cli.main import app
 from segc.core.errors import UserError
 from segc.models.checkpoint import read_checkpoint
 
@@ -56,6 +58,13 @@ def test_code_is_refused_and_not_run(place: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"could run code \(GLOBAL (posix|nt)\.mkdir\)"):
         read_checkpoint(_pickle(tmp_path / "evil.pkl", content))
     assert not (tmp_path / "ran").exists()
+
+
+def test_convert_ends_with_a_sentence_and_writes_nothing(tmp_path: Path) -> None:
+    evil, output = _pickle(tmp_path / "evil.pkl", {"model": Bomb(tmp_path / "ran")}), tmp_path / "out.safetensors"
+    done = CliRunner().invoke(app, ["convert", "segc::quickstart/quickstart.py", "--weights", str(evil), "-o", str(output)])
+    assert done.exit_code == 2 and "could run code" in done.output.replace("\n", " ") and "Traceback" not in done.output
+    assert list(tmp_path.iterdir()) == [evil]
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "empty", "a list"])
