@@ -112,8 +112,8 @@ class GlobalMixer(WindowAttention):
         return mixed.transpose(2, 3).flatten(1, 2).unflatten(2, (height, width))
 
     def bias(self, tokens: int) -> Tensor:
-        """Bias (1, heads, tokens, tokens) of every pair of tokens."""
-        table = self.rpb[1][None]
-        if tokens == table.shape[-1]:
-            return table
-        return F.interpolate(table, (tokens, tokens), mode="bicubic", align_corners=False)
+        """Bias (1, heads, tokens, tokens) of every pair of tokens: the table itself for the pre-training image.
+
+        Resized at every size: a graph of any input size cannot ask which one it has.
+        """
+        return F.interpolate(self.rpb[1][None], (tokens, tokens), mode="bicubic", align_corners=False)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from segc.core.errors import UserError
+from segc.export.segc_ops import add_functions, translation_table
 from segc.models.segman.attention import GlobalMixer, RotaryPosition2d
 from segc.models.segman.decoder import SegMANDecoder
 from segc.models.segman.encoder import VARIANTS, SegMANEncoder
@@ -96,6 +98,33 @@ def test_the_global_bias_is_resized_as_a_picture_of_tokens() -> None:
     assert torch.equal(mixer.bias(49)[0], mixer.rpb[1])
     resized = F.interpolate(mixer.rpb[1][None], (56, 56), mode="bicubic", align_corners=False)
     assert torch.equal(mixer.bias(56), resized)
+
+
+class LastStage(nn.Module):
+    """A global mixer with its position encoding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mixer, self.rope = GlobalMixer(16, 2, 7, tokens=49), RotaryPosition2d(8)
+        fill(self.state_dict(), 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mixer(x, *self.rope(x.shape[2], x.shape[3]))
+
+
+def test_a_graph_traced_at_the_pre_training_size_takes_any_other() -> None:
+    stage = LastStage().eval()
+    axes = {"x": {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}}
+    program = torch.onnx.export(
+        stage, (torch.zeros(1, 16, 7, 7),), dynamo=True, dynamic_shapes=axes, custom_translation_table=translation_table(), verbose=False
+    )
+    assert program is not None
+    session = onnxruntime.InferenceSession(add_functions(program.model_proto).SerializeToString(), providers=["CPUExecutionProvider"])
+    for size in ((7, 7), (8, 11), (12, 7)):
+        x = torch.randn(1, 16, *size, generator=torch.Generator().manual_seed(5))
+        with torch.no_grad():
+            wanted = stage(x).numpy()
+        assert abs(session.run(None, {"x": x.numpy()})[0] - wanted).max() < 1e-5 * abs(wanted).max()
 
 
 def test_rotation_depends_on_the_distance_only() -> None:
