@@ -22,6 +22,7 @@ _PRODUCT, _FETCH = 2048, 64  # flops and bytes from the L2 cache that one multip
 _WARP_REGISTERS = 32 * 128  # half of what 32 threads can have
 _SHARED = 60 * 1024  # of 64 KiB that compute capability 7.5 has, the least
 _MOST_SHARED = 92 * 1024  # of 99 KiB that 8.6, 8.9 and 12.0 have; only for the longest heads
+_LONG_HEAD, _WALK = 64, 2  # dk and dv of long heads spill on 7.5 where a tile walks over more than twice its own positions at a time
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def rank_tiles(kernel_size: tuple[int, int], head_dim: int, item_bytes: int, acc
     warps = {shape: _warps(*shape, width, item_bytes, accumulators) for shape in shapes}
     options = [Tiles(own, loop, count, _stages(own, loop, width, item_bytes)) for (own, loop), count in warps.items() if count <= MAX_WARPS]
     shared = {tiles: _shared(tiles.own, tiles.loop, tiles.stages, width, item_bytes) for tiles in options}
-    fitting = [tiles for tiles in options if shared[tiles] <= _MOST_SHARED]
+    walk = _WALK if accumulators > 1 and width >= _LONG_HEAD else math.inf
+    fitting = [tiles for tiles in options if shared[tiles] <= _MOST_SHARED and math.prod(tiles.loop) <= walk * math.prod(tiles.own)]
     return tuple(
         sorted(fitting, key=lambda tiles: (shared[tiles] > _SHARED, _cost(tiles, kernel_size, width, item_bytes), tiles.own, tiles.loop))
     )

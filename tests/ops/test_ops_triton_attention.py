@@ -79,6 +79,7 @@ def test_tiles_suit_every_gpu(item_bytes: int) -> None:
         shared = 2 * (own + tiles.stages * loop) * padded(head_dim) * item_bytes
         assert shared <= (64 if padded(head_dim) * item_bytes <= 512 else 96) * 1024
         assert own * accumulators * padded(head_dim) * max(4, item_bytes) <= tiles.warps * 32 * 255 * 4
+        assert loop <= 2 * own or accumulators == 1 or head_dim <= 32
 
 
 def test_tiles_grow_with_the_kernel() -> None:
