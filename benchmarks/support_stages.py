@@ -33,6 +33,7 @@ from segc.models.network import load_network, quietly, save_network
 from segc.runtime.bundle import graph_file
 from segc.runtime.runner import open_runner
 from segc.runtime.segmenter import Segmenter
+from segc.train.trainer import full_precision
 
 IMAGES, CALIBRATION_IMAGES, TRAINING_SIZE = 2, 8, (256, 256)
 LEAST_AGREEMENT = 0.999
@@ -42,9 +43,10 @@ Told = dict[str, Any]
 
 
 def train(entry: Entry, folder: Path) -> Told:
-    """One step of the config's optimizer on two labelled images; the loss and every gradient must be finite."""
+    """One step of the config's optimizer, without mixed precision, on two labelled images; the loss and every gradient must be finite."""
     network = load_network(_config(entry), None, random_weights=True)
     model = network.model.train()
+    full_precision(network.cfg.optim_wrapper)
     with quietly():
         from mmengine.optim import build_optim_wrapper
 

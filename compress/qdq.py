@@ -15,6 +15,8 @@ from segc.compress.placement import CHAIN, WEIGHTED, Placement, activations_of
 from segc.core.errors import UserError
 
 _MOVING = ("Concat", "MaxPool", "Resize")
+# A range that others would widen by more stays as it is: two of seven bits are the most to lose.
+_MOST_WIDENED = 4.0
 _SETTINGS = {
     "ActivationSymmetric": True,
     "WeightSymmetric": True,
@@ -95,8 +97,9 @@ def _ranges(model: ModelProto, placement: Placement, ranges: Mapping[str, float]
 def share_ranges(model: ModelProto, placement: Placement, ranges: Mapping[str, float]) -> dict[str, float]:
     """One range for all inputs and outputs of each node that only moves or mixes values: the largest of theirs.
 
-    With equal scales the Q/DQ pairs around a Concat cancel. With different ones OpenVINO runs the convolution behind it in fp32 (half the
-    time of DeepLabV3+ R50). What a Relu alone reads takes the Relu's own range: the negative values that it loses need none.
+    Not where that would widen one too much: a network's last Concat would then take the bits of its first layers. With equal scales the
+    Q/DQ pairs around a Concat cancel. With different ones OpenVINO runs the convolution behind it in fp32 (half the time of DeepLabV3+
+    R50). What a Relu alone reads takes the Relu's own range: the negative values that it loses need none.
     """
     found = dict(ranges)
     placed = set(placement.quantized)
@@ -107,6 +110,8 @@ def share_ranges(model: ModelProto, placement: Placement, ranges: Mapping[str, f
         for node in moving:
             names = [name for name in (*node.input, *node.output) if name in found]
             widest = max(found[name] for name in names)
+            if widest > _MOST_WIDENED * min((ranges[name] for name in names if ranges[name]), default=widest):
+                continue
             changed |= any(found[name] != widest for name in names)
             found.update(dict.fromkeys(names, widest))
     return found | {source: found[output] for source, output in _rectified(model, placed) if source in found and output in found}

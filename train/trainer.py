@@ -98,7 +98,7 @@ def train(
 
 
 def prepare(cfg: Config, work: Path, launcher: str = "none", seed: int | None = None) -> Config:
-    """A config ready for this machine: gloo without a GPU, best checkpoint by mIoU, TensorBoard scalars, a recorded seed."""
+    """A config ready for this machine: gloo and full precision without a GPU, best checkpoint by mIoU, TensorBoard scalars, a recorded seed."""
     import torch
 
     for key in ("train_dataloader", "train_cfg", "optim_wrapper", "val_dataloader", "val_cfg", "val_evaluator"):
@@ -134,7 +134,16 @@ def _use_cpu(cfg: Config, launcher: str) -> None:
         cfg.model_wrapper_cfg = {"type": "MMDistributedDataParallel", "device_ids": None, "find_unused_parameters": unused}
     if cfg.get("sync_bn"):
         cfg.sync_bn = None
+    full_precision(cfg.optim_wrapper)
     _replace_sync_bn(cfg.model)
+
+
+def full_precision(optim_wrapper: Any) -> None:
+    """Turn mixed precision off in a config's ``optim_wrapper``, in place: mmengine refuses it on the CPU."""
+    if optim_wrapper.get("type") == "AmpOptimWrapper":
+        optim_wrapper["type"] = "OptimWrapper"
+        for option in ("loss_scale", "dtype", "use_fp64"):
+            optim_wrapper.pop(option, None)
 
 
 def _replace_sync_bn(node: Any) -> None:

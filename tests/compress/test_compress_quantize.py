@@ -16,7 +16,7 @@ from smallnet import CONTRACT, constant, photos, small_bundle, small_model
 import segc.compress.quantize as module
 from segc.calib.calibrate import calibrate
 from segc.calib.table import read_table, write_table
-from segc.compress.placement import place
+from segc.compress.placement import Placement, place
 from segc.compress.qdq import insert_qdq, share_ranges
 from segc.compress.quantize import quantize_bundle, quantize_graph
 from segc.core.contract import CONTRACT_KEY
@@ -99,6 +99,16 @@ def test_a_relu_and_what_it_reads_share_a_range(calibrated: Path) -> None:
     assert shared["positive"] == 2.0 and shared["residual"] == 8.0, "residual is read by the Concat too"
     next(node for node in model.graph.node if node.name == "joined").input[0] = "positive"
     assert share_ranges(model, place(model), ranges)["residual"] == 2.0
+
+
+@pytest.mark.parametrize(("wide", "shared"), [(3.0, True), (5.0, False)])
+def test_a_range_is_not_widened_by_much(wide: float, shared: bool) -> None:
+    """A map joined with one of a hundred times its range would keep no bits, and so would all its other readers."""
+    names = ("a", "b", "joined")
+    nodes = [helper.make_node("Conv", ["x", "w"], [name], name) for name in names[:2]]
+    graph = helper.make_graph([*nodes, helper.make_node("Concat", ["a", "b"], ["joined"], "joined")], "g", [], [])
+    found = share_ranges(helper.make_model(graph), Placement(list(names)), {"a": 1.0, "b": wide, "joined": wide})
+    assert found == {"a": wide if shared else 1.0, "b": wide, "joined": wide}
 
 
 def test_manifest_says_what_was_done(quantized: Path) -> None:

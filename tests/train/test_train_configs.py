@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 
 import segc.configs
 from segc.export.exporter import export_network
@@ -68,3 +69,12 @@ def test_the_config_can_be_trained_without_a_download(name: str, street: Path, t
     runner = build_runner(prepare(load_config(f"segc::{name}", small), tmp_path))
     batch = next(iter(runner.train_dataloader))
     assert batch["inputs"][0].shape == (3, *runner.model.data_preprocessor.size)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU trains in mixed precision")
+def test_mixed_precision_is_left_out_without_a_gpu(tmp_path: Path) -> None:
+    wrapper = {"type": "AmpOptimWrapper", "loss_scale": 512.0, "optimizer": {"type": "SGD", "lr": 0.01}}
+    cfg = prepare(load_config("segc::quickstart/quickstart.py", {"optim_wrapper": wrapper}), tmp_path)
+    assert (cfg.optim_wrapper.type, set(cfg.optim_wrapper) & {"loss_scale", "dtype"}) == ("OptimWrapper", set())
+    pem = prepare(load_config("segc::pem/pem_stdc1_cityscapes.py"), tmp_path)
+    assert (pem.optim_wrapper.type, pem.optim_wrapper.optimizer.lr) == ("OptimWrapper", 4e-4)
