@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from segc.core.contract import Contract, Size
 from segc.core.errors import UserError
 from segc.models.contract import contract_from_config
+from segc.models.factorization import fix_first_guess
 
 __all__ = ["DeployModule", "contract_from_config"]
 
@@ -32,7 +33,7 @@ class DeployModule(nn.Module):
     ``sigmoid(z) > threshold``, and probabilities (1 - sigmoid(z), sigmoid(z)).
 
     Args:
-        model: an mmseg ``EncoderDecoder`` (or a cascade) in eval mode.
+        model: an mmseg ``EncoderDecoder`` (or a cascade) in eval mode; what it draws at random in every call is drawn once here.
         contract: what to do before and after it.
 
     Raises:
@@ -44,6 +45,7 @@ class DeployModule(nn.Module):
 
     def __init__(self, model: nn.Module, contract: Contract) -> None:
         super().__init__()
+        fix_first_guess(model)
         self.model: Any = model
         self.contract = contract
         preprocessor: Any = model.data_preprocessor
