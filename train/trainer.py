@@ -98,7 +98,7 @@ def train(
 
 
 def prepare(cfg: Config, work: Path, launcher: str = "none", seed: int | None = None) -> Config:
-    """A config ready for this machine: gloo and full precision without a GPU, best checkpoint by mIoU, TensorBoard scalars, a recorded seed."""
+    """A config ready for this machine (gloo, full precision without a GPU): best checkpoint by mIoU, TensorBoard scalars, its seed."""
     import torch
 
     for key in ("train_dataloader", "train_cfg", "optim_wrapper", "val_dataloader", "val_cfg", "val_evaluator"):
