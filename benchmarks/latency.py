@@ -24,7 +24,7 @@ from segc.core.images import read_image
 from segc.core.rows import Row, environment, value_of
 from segc.data.dataset import open_dataset
 from segc.data.embedded import embedded_dataset
-from segc.export import rtx
+from segc.export.engine import rtx
 from segc.export.exporter import export_network
 from segc.models.network import Network, load_network, save_network
 from segc.runtime.benchmark import all_targets, benchmark_many
@@ -103,12 +103,12 @@ def rows_of(results: list[dict[str, Any]]) -> list[Row]:
 
 
 def rtx_rows(bundle: Path) -> list[Row]:
-    """Layers that TensorRT-RTX makes of each graph, for SM86; none where it is not installed."""
+    """Layers that TensorRT-RTX makes of each graph, for compute capability 8.6; none where it is not installed."""
     if not rtx.installed():
         return []
-    builds = {precision: rtx.build(bundle / graph_file(precision), "SM86") for precision in read_manifest(bundle).graphs}
+    builds = {precision: rtx.build(bundle / graph_file(precision), "8.6") for precision in read_manifest(bundle).graphs}
     return [
-        Row(metric="TensorRT-RTX layers", value=build.layers, unit="layers", n=1, conditions={"precision": precision, "backend": "SM86"})
+        Row(metric="TensorRT-RTX layers", value=build.layers, unit="layers", n=1, conditions={"precision": precision, "backend": "8.6"})
         for precision, build in builds.items()
     ]
 

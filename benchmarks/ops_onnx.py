@@ -29,7 +29,7 @@ from torch import Tensor
 from segc.core.errors import CheckFailed
 from segc.core.files import write_json
 from segc.core.rows import Row, environment
-from segc.export import rtx
+from segc.export.engine import rtx
 from segc.export.segc_ops import add_functions, inlined
 from segc.ops import reference
 from segc.ops.attention import neighborhood_attention_2d
@@ -237,7 +237,7 @@ def builds(name: str) -> list[Row]:
         return []
     rows = []
     for form in forms(name):
-        told = {"operator": name, "target": "SM86", "dtype": "float16", **({"form": form} if name in SCANS else {})}
+        told = {"operator": name, "target": "8.6", "dtype": "float16", **({"form": form} if name in SCANS else {})}
         try:
             found = rtx.build(graph(name, form, dtype=torch.float16)[0], told["target"])
         except CheckFailed as error:

@@ -26,7 +26,7 @@ from segc.core.errors import CheckFailed, UserError
 from segc.core.images import read_image
 from segc.data.dataset import SegmentationSet, open_dataset
 from segc.data.embedded import embedded_dataset
-from segc.export import rtx
+from segc.export.engine import rtx
 from segc.export.exporter import export_network
 from segc.models.catalogue import Entry, catalogue
 from segc.models.network import load_network, quietly, save_network
@@ -93,11 +93,11 @@ def openvino_int8(entry: Entry, folder: Path) -> Told:
 
 
 def tensorrt_rtx(entry: Entry, folder: Path) -> Told:
-    """Engines of the fp32 and the int8 graph for SM86; the int8 one where there is one."""
+    """Engines of the fp32 and the int8 graph for compute capability 8.6; the int8 one where there is one."""
     layers = {}
     for precision, path in (("fp32", folder / _BUNDLE / graph_file("fp32")), ("int8", folder / _INT8)):
         if path.exists():
-            layers[precision] = rtx.build(path, "SM86", timeout=1000).layers
+            layers[precision] = rtx.build(path, "8.6", timeout=1000).layers
     return {"detail": ", ".join(f"{precision} {count} layers" for precision, count in layers.items())}
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import shlex
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from segc.cli.engine import EnginePrecision, FlavourName, Plugins, Request, build, refuse_without_engine, request
 from segc.cli.source import config_and_weights
 from segc.cli.verb import Outcome, verb
 from segc.core.errors import UserError
 from segc.core.files import write_bytes
-from segc.runtime.bundle import Manifest, is_bundle
+from segc.runtime.bundle import Manifest, is_bundle, read_manifest
 
 CALIBRATION = "calibration.json"
+_PANEL = "Engine"
 
 
 class Output(StrEnum):
@@ -55,12 +57,37 @@ def export(
     bundle: Annotated[Path | None, typer.Option("-o", "--bundle", help="Folder to write; a bundle that is there is replaced.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Checkpoint of the config: .safetensors or .pth.")] = None,
     precision: Annotated[
-        Precision,
+        Precision | None,
         typer.Option(
-            help="int8 needs a calibration table (segc calibrate); int8-fp16: what int8 leaves in float is fp16; bf16: opset 22, "
-            "checked in OpenVINO."
+            help="Of the graph; int8 needs a table (segc calibrate); int8-fp16: what int8 leaves in float is fp16; bf16: opset 22, "
+            "checked in OpenVINO. Default: fp32."
         ),
-    ] = Precision.FP32,
+    ] = None,
+    engine: Annotated[
+        EnginePrecision | None,
+        typer.Option(help="Also build a TensorRT engine of this precision, of the graph of this precision.", rich_help_panel=_PANEL),
+    ] = None,
+    flavour: Annotated[
+        FlavourName | None,
+        typer.Option(help="TensorRT-RTX, TensorRT 10 or 11. Default: the TensorRT that is installed, else RTX.", rich_help_panel=_PANEL),
+    ] = None,
+    compute_capability: Annotated[
+        str | None, typer.Option(help="Of the GPU the engine is for, e.g. 8.6. Default: the GPU here.", rich_help_panel=_PANEL)
+    ] = None,
+    plugins: Annotated[
+        Plugins | None,
+        typer.Option(help="Our operators as plugins, or as their ONNX bodies. Default: auto (says what it chose).", rich_help_panel=_PANEL),
+    ] = None,
+    plugin_library: Annotated[
+        list[Path] | None, typer.Option(help="Library of the plugins. Default: one of segc plugins list.", rich_help_panel=_PANEL)
+    ] = None,
+    engine_option: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE: workspace_mib, min, opt, max, dla_core, ...: see docs/engines.md.", rich_help_panel=_PANEL),
+    ] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Build even where the same engine was built before.", rich_help_panel=_PANEL)
+    ] = False,
     input_size: Annotated[str | None, typer.Option(help="Size of the images, HxW or 'dynamic'. Default: the config's.")] = None,
     network_size: Annotated[str | None, typer.Option(help="Size of the network's input, HxW or 'input'. Default: the config's.")] = None,
     batch: Annotated[str, typer.Option(help="Images a run: N or 'dynamic'.")] = "1",
@@ -90,14 +117,26 @@ def export(
     Example: segc export segc::quickstart/quickstart.py --weights best.safetensors -o bundle/
 
     Example: segc export bundle/ --precision int8
+
+    Example: segc export bundle/ --engine fp16 --flavour rtx --compute-capability 8.6
     """
     folder = _folder(source, bundle)
-    if is_bundle(source) and precision is Precision.FP32:
+    asked = None
+    if engine is not None:
+        asked = request(engine, flavour, compute_capability, engine_option or [])
+    else:
+        given = {"flavour": flavour, "compute_capability": compute_capability, "plugins": plugins, "plugin_library": plugin_library}
+        refuse_without_engine(**given, engine_option=engine_option, rebuild=rebuild)
+    precision = _graph_precision(precision, engine, asked)
+    made = is_bundle(source) and precision.value in read_manifest(folder).graphs
+    if made and engine is None and precision is Precision.FP32:
         raise UserError(f"{source} is a bundle, its fp32 graph is there already.", f"To add int8: segc export {source} --precision int8")
     _check_correction(precision, bias_correction, calibration_images)
-    if precision in QUANTIZED:
+    if precision in QUANTIZED and not (made and engine):
         _require_table(source, folder, calibration)
-    if not is_bundle(source):
+    if is_bundle(source):
+        manifest = read_manifest(folder)
+    else:
         from segc.export.exporter import export_network
         from segc.export.verify import Limits
         from segc.train.overrides import parse_overrides
@@ -120,19 +159,46 @@ def export(
             overrides=parse_overrides(override or []),
             random_weights=random_weights,
         )
+    if not (made and engine):
+        correction = {"bias_correction": bias_correction, "calibration_images": calibration_images}
+        manifest = _lowered(folder, precision, calibration, images, correction) or manifest
+    if engine is not None and asked is not None:
+        return build(folder, engine, asked, plugins or Plugins.AUTO, plugin_library or [], rebuild)
+    return _outcome(folder, manifest, precision.value)
+
+
+def _lowered(
+    folder: Path, precision: Precision, calibration: Path | None, images: Path | None, correction: dict[str, Any]
+) -> Manifest | None:
+    """Add the int8 or 16-bit graph to the bundle; None for fp32, which it has."""
+    manifest = None
     if precision in QUANTIZED:
         from segc.compress.quantize import quantize_bundle, quantized_before
 
         if calibration is not None:
             write_bytes(folder / CALIBRATION, calibration.read_bytes())
         # What int8-fp16 is made from may be there already.
-        if precision is Precision.INT8 or not quantized_before(folder, bias_correction):
-            manifest = quantize_bundle(folder, bias_correction=bias_correction, calibration_images=calibration_images, images=images)
+        if precision is Precision.INT8 or not quantized_before(folder, correction["bias_correction"]):
+            manifest = quantize_bundle(folder, images=images, **correction)
     if precision in LOWERED:
         from segc.compress.half import halve_bundle
 
         manifest = halve_bundle(folder, precision.value, images=images)
-    return _outcome(folder, manifest, precision.value)
+    return manifest
+
+
+def _graph_precision(given: Precision | None, engine: EnginePrecision | None, asked: Request | None) -> Precision:
+    """The graph to make: the engine's, which may not be named otherwise; fp32 where neither is given.
+
+    Raises:
+        UserError: --precision and --engine name two.
+    """
+    if engine is None or asked is None:
+        return given or Precision.FP32
+    needed = Precision(asked.graph)
+    if given not in (None, needed):
+        raise UserError(f"--engine {engine.value} is built from the {needed.value} graph, not from {given}.", "Leave --precision out.")
+    return needed
 
 
 def parse_size(text: str | None, word: str, option: str) -> tuple[int, int] | str | None:

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from segc.core.errors import UserError
-from segc.core.files import atomic_path, cache_folder, explain_write_errors
+from segc.core.files import atomic_path, cache_folder, explain_write_errors, write_json
+from segc.ops.tensorrt.library import sidecar
 
 FOLDER = Path(__file__).parent
 # GPUs by compute capability: T4, A100, RTX 30, Orin, RTX 40, H100, B200, Thor, RTX 50.
@@ -46,10 +47,14 @@ def build_plugin(arch: Sequence[int] | None = None, include_dir: Path | str | No
     library = cache_folder() / "tensorrt" / f"segc_plugin_{_key(nvcc, headers, wanted)}.so"
     if not library.exists():
         _compile(nvcc, headers, wanted, library)
+    if not sidecar(library).exists():
+        version = ".".join(map(str, headers_version(headers)))
+        write_json(sidecar(library), {"arch": list(wanted), "tensorrt": version, "nvcc": nvcc})
     if output is None:
         return library
-    with atomic_path(output) as temporary:
-        shutil.copyfile(library, temporary)
+    for source, target in ((sidecar(library), sidecar(Path(output))), (library, Path(output))):
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
     return Path(output)
 
 

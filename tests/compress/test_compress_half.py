@@ -14,7 +14,7 @@ from segc.cli.main import app
 from segc.compress.half import halve_bundle
 from segc.compress.quantize import quantize_bundle
 from segc.core.errors import CheckFailed, UserError
-from segc.export import rtx
+from segc.export.engine import rtx
 from segc.export.tensorrt_rules import check_qdq
 from segc.runtime.benchmark import all_targets
 from segc.runtime.bundle import graph_path, read_manifest
@@ -37,7 +37,7 @@ def test_fp16(bundle: Path, images: list[Path]) -> None:
     assert graph.notes["float"] == "fp16" and len(graph.notes["kept_in_fp32"]) == 4
     path = graph_path(bundle, read_manifest(bundle), "fp16")
     assert path.stat().st_size < 0.7 * (bundle / "model.onnx").stat().st_size
-    assert rtx.build(path, "SM86", timeout=120).layers
+    assert rtx.build(path, "8.6", timeout=120).layers
 
 
 def test_int8_with_fp16_around_it(bundle: Path, images: list[Path]) -> None:
@@ -48,7 +48,7 @@ def test_int8_with_fp16_around_it(bundle: Path, images: list[Path]) -> None:
     assert graph.notes["quantized_nodes"] and graph.notes["float"] == "fp16"
     path = graph_path(bundle, read_manifest(bundle), "int8-fp16")
     assert check_qdq(onnx.load(path)) == []
-    assert rtx.build(path, "SM86", timeout=120).layers
+    assert rtx.build(path, "8.6", timeout=120).layers
 
 
 def test_bf16_in_opset_22(bundle: Path, images: list[Path]) -> None:

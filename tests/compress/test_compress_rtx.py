@@ -11,7 +11,7 @@ import pytest
 
 from segc.calib.calibrate import calibrate
 from segc.compress.quantize import quantize_bundle
-from segc.export import rtx
+from segc.export.engine import rtx
 from segc.export.exporter import export_network
 from segc.runtime.bundle import graph_file
 from tests.smallnet import photos
@@ -36,7 +36,7 @@ def built(config: str, overrides: dict[str, Any] | None, size: tuple[int, int], 
     quantize_bundle(bundle, images=images, least_agreement=0.0)
     for precision in ("fp32", "int8"):
         ops = Counter(node.op_type for node in onnx.load(bundle / graph_file(precision)).graph.node)
-        found = rtx.build(bundle / graph_file(precision), "SM86")
+        found = rtx.build(bundle / graph_file(precision), "8.6")
         print(f"{config} {precision}: {found}")
         assert found.layers >= ops["Conv"] + ops["MatMul"] + ops["QuantizeLinear"] > 0
         assert bool(ops["QuantizeLinear"]) == (precision == "int8")

@@ -7,10 +7,12 @@ from pathlib import Path
 import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper
+from smallnet import small_model
 
 from segc.core.errors import CheckFailed, UserError
-from segc.export import rtx
-from tests.smallnet import small_model
+from segc.export.engine import build as build_module
+from segc.export.engine import rtx
+from segc.export.engine.worker import Job
 
 needs_rtx = pytest.mark.skipif(not rtx.installed(), reason="TensorRT-RTX is not installed: pip install 'segc[rtx]'")
 
@@ -26,7 +28,7 @@ def one_node(op: str, domain: str = "", **attributes: object) -> ModelProto:
 @needs_rtx
 def test_a_build_tells_what_it_made(tmp_path: Path) -> None:
     onnx.save(small_model(), tmp_path / "model.onnx")
-    found = rtx.build(tmp_path / "model.onnx", "SM89")
+    found = rtx.build(tmp_path / "model.onnx", "8.9")
     assert found.layers >= len(small_model().graph.node) and found.engine_bytes > 10_000 and found.seconds > 0
 
 
@@ -58,18 +60,20 @@ def test_a_process_that_dies_is_a_failed_check(tmp_path: Path, monkeypatch: pyte
     dying = tmp_path / "python"
     dying.write_text("#!/bin/sh\necho terminate called >&2\nkill -ABRT $$\n")
     dying.chmod(0o755)
-    monkeypatch.setattr(rtx.sys, "executable", str(dying))
-    monkeypatch.setattr(rtx, "installed", lambda: True)
+    monkeypatch.setattr(build_module.sys, "executable", str(dying))
     with pytest.raises(CheckFailed, match=r"code -6\): terminate called"):
-        rtx.build(one_node("Relu"))
+        build_module.run_job(Job("tensorrt", "m.onnx", "m.engine", {}), "TensorRT", 10)
 
 
-def test_what_cannot_be_tried_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rtx, "installed", lambda: True)
-    with pytest.raises(UserError, match="SM87"):
-        rtx.build(one_node("Relu"), "SM87")
+@needs_rtx
+def test_what_cannot_be_tried_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"8\.7 is not one of them"):
+        rtx.build(one_node("Relu"), "8.7")
     with pytest.raises(UserError, match="does not exist"):
         rtx.build(tmp_path / "absent.onnx")
+
+
+def test_the_wheel_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rtx, "installed", lambda: False)
     with pytest.raises(UserError, match=r"segc\[rtx\]"):
         rtx.build(one_node("Relu"))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from segc.core.contract import Contract
 from segc.core.errors import UserError
-from segc.export import rtx
+from segc.export.engine import rtx
 from segc.export.onnx_graph import Exporter, build_graph
 from segc.export.segc_ops import inlined
 from segc.ops.attention import neighborhood_attention_2d

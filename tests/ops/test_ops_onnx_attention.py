@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from segc.core.errors import UserError
-from segc.export import rtx
+from segc.export.engine import rtx
 from segc.ops import reference
 from segc.ops.onnx_functions.library import add_functions
 from tests.ops.onnx_cases import RUNTIMES, node_model, values_of
@@ -147,7 +147,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 
 
 @pytest.mark.skipif(not rtx.installed(), reason="TensorRT-RTX is not installed: pip install 'segc[rtx]'")
-@pytest.mark.parametrize("target", ["SM86", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SM89", "SM120"))])
+@pytest.mark.parametrize("target", ["8.6", *(pytest.param(name, marks=pytest.mark.slow) for name in ("8.9", "12.0"))])
 def test_tensorrt_builds_the_body(target: str) -> None:
     case = Case((7, 5), (1, 2), depth=16, dtype=torch.float16)
     model = node_model(OP, values_of(OP, case.tensors()), case.attributes, opset=20)

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from torch import Tensor
 
 from segc.core.errors import UserError
-from segc.export import rtx
+from segc.export.engine import rtx
 from segc.ops import reference
 from segc.ops.onnx_functions.body import Body
 from segc.ops.onnx_functions.library import MOST_STEPS, add_functions, scan_variant
@@ -180,7 +180,7 @@ def test_a_model_without_such_nodes_is_left_alone() -> None:
     assert add_functions(model) == before
 
 
-TARGETS = ["SM86", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SM89", "SM120"))]
+TARGETS = ["8.6", *(pytest.param(name, marks=pytest.mark.slow) for name in ("8.9", "12.0"))]
 
 
 @pytest.mark.skipif(not rtx.installed(), reason="TensorRT-RTX is not installed: pip install 'segc[rtx]'")

@@ -1,0 +1,1 @@
+"""Deploy graph -> TensorRT engine: TensorRT 10, TensorRT 11 and TensorRT-RTX behind one settings object."""
