@@ -53,7 +53,7 @@ def _summary(result: dict[str, Any]) -> str:
 def _table(result: dict[str, Any]) -> Any:
     from rich.table import Table
 
-    table = Table(title=f"{result['target']} against the training pipeline of {result['against']}")
+    table = Table(title=f"{result['target']} against the training pipeline of {result['against']['target']}")
     table.add_column("stage")
     for name in ("difference", "allowed", "costs", "last first"):
         table.add_column(name, justify="right")

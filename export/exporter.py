@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from segc.core.images import SUFFIXES, read_image
 from segc.core.rows import environment, package_version
 from segc.export.onnx_graph import DEFAULT_OPSET, Exporter, build_graph, opset_of
 from segc.export.verify import DEFAULT_IMAGES, Limits, pick, verify
+from segc.models.complexity import complexity
 from segc.models.config import encode_config
 from segc.models.contract import InputSize, NetworkSize, Output, contract_from_config, own_size
 from segc.models.deploy import DeployModule
@@ -93,7 +94,7 @@ def export_network(
         **({"data": data} if data else {}),
         **environment(),
     }
-    return _write(bundle, name or bundle.resolve().name, model, contract, parity, provenance, options)
+    return _write(bundle, name or bundle.resolve().name, model, contract, parity, provenance, options, _counted(network, contract))
 
 
 def make_graph(
@@ -191,6 +192,18 @@ def config_name(config: str | Path | Config | None) -> str:
     return text if "::" in text else Path(text).name or "from the checkpoint"
 
 
+def _counted(network: Network, contract: Contract) -> dict[str, Any]:
+    """Parameters and operations of one pass, for reports; the operations only where the network's size is fixed."""
+    size = contract.static_size
+    if size is None:
+        return {
+            "parameters": sum(parameter.numel() for name, parameter in network.model.named_parameters() if "auxiliary_head" not in name)
+        }
+    height, width = contract.resize.network_size(*size) if contract.resize.in_graph else size
+    divisor = contract.size_divisor
+    return asdict(complexity(network.model, (-(-height // divisor) * divisor, -(-width // divisor) * divisor)))
+
+
 def _check_output(bundle: Path) -> None:
     """Say that the output cannot be written before the work is done, and never replace a folder that is not ours."""
     if bundle.exists() and not is_bundle(bundle) and (not bundle.is_dir() or any(bundle.iterdir())):
@@ -208,11 +221,13 @@ def _write(
     parity: dict[str, Any],
     provenance: dict[str, Any],
     how: GraphOptions,
+    counts: dict[str, Any],
 ) -> Manifest:
     with atomic_folder(bundle) as folder:
         path = folder / graph_file(PRECISION)
         path.write_bytes(model.SerializeToString())
-        notes = {"exporter": how.exporter, "simplifier": f"onnxslim {package_version('onnxslim')}" if how.simplify else None}
+        simplifier = f"onnxslim {package_version('onnxslim')}" if how.simplify else None
+        notes = {"exporter": how.exporter, "simplifier": simplifier, **counts}
         graph = Graph(file=path.name, sha256=sha256_file(path), opset=opset_of(model), parity=parity, notes=notes)
         manifest = Manifest(name=name, contract=contract, graphs={PRECISION: graph}, provenance=provenance)
         write_manifest(folder, manifest)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from segc.core.errors import UserError
-from segc.core.files import read_json, write_json, write_text
+from segc.core.files import write_json, write_text
 from segc.core.rows import environment, value_of
 from segc.runtime.bundle import Manifest, graph_path, read_manifest
+from segc.validate.chain import chain_of
 from segc.validate.details import PLACE_METRICS
 from segc.validate.intervals import few_images_notice, interval_text
+from segc.validate.pareto import pareto_chart
 from segc.validate.pictures import worst_panels
+from segc.validate.sign_off import judged
+from segc.validate.stored import current_results, stored_row
 from segc.validate.templating import render
 
 FOLDER = "report"
@@ -21,8 +26,13 @@ _SIDES = {"score": "", "reference": "reference ", "drop": "drop "}
 _STAGES = ("decode", "preprocess", "engine", "postprocess")
 
 
-def write_report(bundle: Path | str) -> Path:
+def write_report(bundle: Path | str, before: Sequence[Path] = (), thresholds: Sequence[str] = ()) -> Path:
     """Write ``report/report.html``, ``report.md`` and ``report.json`` of a bundle; returns the path of the HTML file.
+
+    Args:
+        bundle: the one that is handed over.
+        before: bundles it was made from, the full network's first: steps of the chain.
+        thresholds: conditions of ``segc.validate.fail_if`` that must not hold, judged in the sign-off block.
 
     Every number comes from a row of ``results/*.json`` or from ``bundle.json``; what was not measured is said to be missing, and results
     of graphs that the bundle no longer holds are left out and named. Pictures run the full and the compressed graph again on the
@@ -32,7 +42,7 @@ def write_report(bundle: Path | str) -> Path:
         UserError: the bundle has no validation result of its graphs.
     """
     bundle = Path(bundle)
-    data = gather(bundle)
+    data = gather(bundle, before, thresholds)
     folder = bundle / FOLDER
     panels, missing = worst_panels(bundle, data["compressed"])
     write_json(folder / "report.json", _without_paths(data))
@@ -41,10 +51,10 @@ def write_report(bundle: Path | str) -> Path:
     return folder / "report.html"
 
 
-def gather(bundle: Path) -> dict[str, Any]:
+def gather(bundle: Path, before: Sequence[Path] = (), thresholds: Sequence[str] = ()) -> dict[str, Any]:
     """What the report shows, as JSON: the verdict, one line a measured target, the classes, conditions, provenance."""
     manifest = read_manifest(bundle)
-    (validations, outdated), (timings, more) = (_results(bundle, manifest, kind) for kind in ("validation", "benchmark"))
+    (validations, outdated), (timings, more) = (current_results(bundle, manifest, kind) for kind in ("validation", "benchmark"))
     outdated += more
     if not validations:
         why = f" ({', '.join(outdated)} are of an older graph)" if outdated else ""
@@ -53,8 +63,13 @@ def gather(bundle: Path) -> dict[str, Any]:
     compressed = _compressed(manifest, validations)
     full_bytes = graph_path(bundle, manifest, "fp32").stat().st_size
     chosen = next(line for line in targets if (line["precision"], line["backend"]) == (compressed["precision"], compressed["backend"]))
+    chain = chain_of([*before, bundle])
     return {
         "name": manifest.name,
+        "chain": chain,
+        "pareto": pareto_chart(chain["points"]),
+        "thresholds": judged(thresholds, compressed),
+        "ladder": _ladder(bundle, manifest),
         "targets": targets,
         "chosen": chosen,
         "verdict": _verdict(chosen, full_bytes, [_timing(result) for result in timings]),
@@ -73,25 +88,12 @@ def gather(bundle: Path) -> dict[str, Any]:
     }
 
 
-def _results(bundle: Path, manifest: Manifest, kind: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """(results of the bundle's graphs as they are now, files of results of older ones)."""
-    found, outdated = [], []
-    for path in sorted((bundle / "results").glob(f"{kind}.*.json")):
-        result = read_json(path)
-        if _is_current(manifest, result):
-            found.append(result)
-        else:
-            outdated.append(path.name)
-    return sorted(found, key=lambda result: (result["precision"] != "fp32", result["precision"], result["backend"])), outdated
-
-
-def _is_current(manifest: Manifest, result: dict[str, Any]) -> bool:
-    """Measured on the graph of that precision that the bundle holds, and against one that it holds, where that was a graph of it."""
-    graphs = {precision: graph.sha256 for precision, graph in manifest.graphs.items()}
-    if result.get("graph_sha256") != graphs.get(result["precision"]):
-        return False
-    against = result.get("against")
-    return not against or "@" not in against["target"] or against["graph_sha256"] in graphs.values()
+def _ladder(bundle: Path, manifest: Manifest) -> list[dict[str, Any]]:
+    """What ``segc parity`` found on the bundle's graphs."""
+    return [
+        {key: result[key] for key in ("target", "against", "passed", "stages", "dataset")}
+        for result in current_results(bundle, manifest, "parity")[0]
+    ]
 
 
 def _without_paths(data: dict[str, Any]) -> dict[str, Any]:
@@ -122,8 +124,8 @@ def _target(bundle: Path, manifest: Manifest, result: dict[str, Any], timings: l
         **{metric: value_of(result, metric) for metric in ("mIoU", "mAcc", "aAcc")},
         "against": against["target"] if against else None,
         "drop": value_of(result, "drop mIoU") if against else None,
-        "interval": interval_text(_row(result, "drop mIoU")),
-        "distinguishable": _row(result, "drop mIoU").get("distinguishable", True),
+        "interval": interval_text(stored_row(result, "drop mIoU")),
+        "distinguishable": stored_row(result, "drop mIoU").get("distinguishable", True),
         "agreement": value_of(result, "pixel agreement") if against else None,
         "p50_ms": value_of(timing, "engine_p50") if timing else None,
         "bytes": graph_path(bundle, manifest, result["precision"]).stat().st_size,
@@ -131,26 +133,21 @@ def _target(bundle: Path, manifest: Manifest, result: dict[str, Any], timings: l
     }
 
 
-def _row(result: dict[str, Any], metric: str) -> dict[str, Any]:
-    """The stored row of a metric; empty where there is none."""
-    return next((row for row in result["rows"] if row["metric"] == metric), {})
-
-
 def _details(result: dict[str, Any]) -> dict[str, Any]:
     """Where accuracy was lost; empty lists for a result that was stored before these were."""
     places = [
         {
             "metric": metric,
-            **{key: _row(result, prefix + metric).get("value") for key, prefix in _SIDES.items()},
-            "interval": interval_text(_row(result, f"drop {metric}")),
-            "conditions": _row(result, metric)["conditions"],
+            **{key: stored_row(result, prefix + metric).get("value") for key, prefix in _SIDES.items()},
+            "interval": interval_text(stored_row(result, f"drop {metric}")),
+            "conditions": stored_row(result, metric)["conditions"],
             "classes": result["places"][place],
         }
         for place, metric in PLACE_METRICS.items()
         if place in result.get("places", {})
     ]
     slices = result.get("slices", {})
-    conditions = _row(result, "drop mIoU").get("conditions", {})
+    conditions = stored_row(result, "drop mIoU").get("conditions", {})
     return {
         "places": places,
         "flips": result.get("flips", []),

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from toy import make_bundle, make_set
+from typer.testing import CliRunner
 
+from segc.cli.main import app
 from segc.core.errors import UserError
 from segc.core.files import sha256_file
 from segc.data.dataset import open_dataset
@@ -16,6 +20,7 @@ from segc.runtime.benchmark import benchmark
 from segc.runtime.bundle import Graph, read_manifest, write_manifest
 from segc.validate.bootstrap import Bootstrap
 from segc.validate.evaluate import validate
+from segc.validate.pareto import pareto_chart
 from segc.validate.report import write_report
 
 
@@ -115,3 +120,81 @@ def test_nothing_current_is_an_error_that_names_the_files(bundle: Path) -> None:
     write_manifest(bundle, manifest.model_copy(update={"graphs": changed}))
     with pytest.raises(UserError, match=r"validation\.fp32\.onnxruntime\.json.* older graph"):
         write_report(bundle)
+
+
+def two_bundles(tmp_path: Path) -> list[Path]:
+    """A full network's bundle, and one of a network that calls other pixels bright, validated on the same images."""
+    dataset = open_dataset(make_set(tmp_path / "set", 6))
+    folders = [make_bundle(tmp_path / name) for name in ("full", "pruned")]
+    model = onnx.load(folders[1] / "model.onnx")
+    next(each for each in model.graph.initializer if each.name == "half").float_data[0] = 150.0
+    onnx.save(model, folders[1] / "model.onnx")
+    for folder, name in zip(folders, ("full", "pruned"), strict=True):
+        manifest = read_manifest(folder)
+        graph = Graph(file="model.onnx", sha256=sha256_file(folder / "model.onnx"), opset=17, notes={"parameters": 2_500_000, "macs": 3e9})
+        write_manifest(folder, manifest.model_copy(update={"name": name, "graphs": {"fp32": graph}}))
+        validate(str(folder), dataset)
+        benchmark(str(folder), runs=2, warmup=1)
+    return folders
+
+
+def test_a_chain_over_bundles_drops_from_its_first_step(tmp_path: Path) -> None:
+    """The drop and its interval are those of a validation of the one against the other, though neither was run with the other."""
+    full, pruned = two_bundles(tmp_path)
+    data = json.loads(write_report(pruned, [full]).with_suffix(".json").read_text())
+    steps = data["chain"]["steps"]
+    assert [step["name"] for step in steps] == ["full@fp32", "pruned@fp32"]
+    direct = validate(str(pruned), open_dataset(tmp_path / "set"), against=str(full), output=tmp_path / "direct.json")
+    expected = next(row for row in direct["rows"] if row["metric"] == "drop mIoU")
+    assert {key: steps[1]["row"][key] for key in ("value", "ci_low", "ci_high")} == {
+        key: expected[key] for key in ("value", "ci_low", "ci_high")
+    }
+    assert steps[0]["drop"] is None and steps[1]["macs"] == 3e9 and steps[1]["engine_ms"] > 0
+    for step, folder in zip(steps, (full, pruned), strict=True):
+        for source in step["sources"]:
+            assert (folder / source).is_file()
+    page = (pruned / "report" / "report.html").read_text()
+    assert "From the full network" in page and "2.50" in page and page.count('class="dot"') == 2
+
+
+def test_a_step_on_other_images_has_no_drop(tmp_path: Path) -> None:
+    full, pruned = two_bundles(tmp_path)
+    validate(str(pruned), open_dataset(make_set(tmp_path / "other", 4)))
+    data = json.loads(write_report(pruned, [full]).with_suffix(".json").read_text())
+    assert data["chain"]["steps"][1]["drop"] is None
+
+
+def test_thresholds_are_judged_and_end_the_command(bundle: Path) -> None:
+    command = ["report", str(bundle), "--fail-if", "drop(mIoU) > 0.5", "--json"]
+    passed = CliRunner().invoke(app, command)
+    told = json.loads(passed.stdout)["data"]["thresholds"]
+    assert passed.exit_code == 0 and told == [{"fails_if": "drop(mIoU) > 0.5", "measured": {"drop(mIoU)": 0.0}, "passed": True}]
+    failed = CliRunner().invoke(app, [*command, "--fail-if", "mIoU < 100"])
+    assert failed.exit_code == 1 and "mIoU < 100" in json.loads(failed.stdout)["summary"]
+    page = (bundle / "report" / "report.html").read_text()
+    assert page.count("<b>PASSED</b>") == 1 and page.count("<b>FAILED</b>") == 1 and "Signature" in page
+    assert CliRunner().invoke(app, [*command, "--fail-if", "drop(mIoV) > 1"]).exit_code == 2
+
+
+def test_two_reports_are_compared(bundle: Path, tmp_path: Path) -> None:
+    first = write_report(bundle).with_suffix(".json")
+    data = json.loads(first.read_text())
+    data["chosen"]["mIoU"] += 1.5
+    (tmp_path / "second.json").write_text(json.dumps(data))
+    told = json.loads(CliRunner().invoke(app, ["report", "--compare", str(first), str(tmp_path / "second.json"), "--json"]).stdout)
+    changes = {row["metric"]: row["change"] for row in told["data"]["rows"]}
+    assert changes["mIoU"] == pytest.approx(1.5) and changes["bytes"] == 0 and changes["IoU dark"] == 0
+    assert "+1.50 points, on the same images" in told["summary"]
+    (tmp_path / "no.json").write_text("{}")
+    assert CliRunner().invoke(app, ["report", "--compare", str(first), str(tmp_path / "no.json")]).exit_code == 2
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 1e4), st.floats(0, 100)), min_size=2, max_size=12))
+def test_the_front_is_what_nothing_beats(pairs: list[tuple[float, float]]) -> None:
+    points = [{"name": str(index), "ms": ms, "miou": miou} for index, (ms, miou) in enumerate(pairs)]
+    chart = pareto_chart(points)
+    best = [float(dot["miou"]) for dot in chart["dots"] if dot["best"]]
+    assert best == sorted(best) and max(miou for _, miou in pairs) in best
+    fastest = min(pairs, key=lambda pair: (pair[0], -pair[1]))
+    assert fastest in [(dot["ms"], dot["miou"]) for dot in chart["dots"] if dot["best"]]
+    assert all(70 <= dot["x"] <= 980 and 36 <= dot["y"] <= 320 for dot in chart["dots"])

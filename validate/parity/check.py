@@ -19,7 +19,7 @@ from segc.models.network import Network, load_network
 from segc.runtime.bundle import graph_path, read_manifest
 from segc.runtime.runner import open_runner
 from segc.runtime.segmenter import Segmenter
-from segc.runtime.target import Target, parse_target
+from segc.runtime.target import Target, content_hash, parse_target
 from segc.validate.evaluate import RESULTS
 from segc.validate.parity.deployed import DeployedPipeline
 from segc.validate.parity.ladder import LADDER, METRIC, RUNTIME, Ladder, climb, miou, mmseg_miou
@@ -102,7 +102,10 @@ def parity(
     result = {
         "kind": "parity",
         "target": name,
-        "against": Path(against).name,
+        "precision": runner.precision,
+        "backend": runner.backend,
+        "graph_sha256": content_hash(found, runner.precision),
+        "against": {"target": Path(against).name},
         **_result(ladder, rules(deployed.numbers), len(pairs), conditions),
         "dataset": {"name": dataset.spec.name, "split": dataset.split, "n": len(pairs), "images": [pair.image.name for pair in pairs]},
         "seconds": time.perf_counter() - start,
