@@ -6,16 +6,15 @@ Pointers, streams, events and graphs are what the bindings give; what is made he
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segc.core.errors import UserError, missing_extra
+from segc.runtime.gpu import Gpu
 
 _MIB = 2**20
 _OUT_OF_MEMORY = 2
@@ -23,15 +22,6 @@ _OUT_OF_MEMORY = 2
 
 class CudaError(UserError):
     """A call of the CUDA runtime failed: names the call, the error and what the driver says about it."""
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """The GPU in use: its name, compute capability ("8.7") and memory in bytes."""
-
-    name: str
-    compute_capability: str
-    memory: int
 
 
 class Cuda:
@@ -176,12 +166,7 @@ class Cuda:
     def _describe(self) -> Gpu:
         found = self._call("cudaGetDeviceProperties", 0)
         name = found.name.decode() if isinstance(found.name, bytes) else str(found.name)
-        return Gpu(name.strip("\0"), f"{found.major}.{found.minor}", int(found.totalGlobalMem))
-
-
-def has_driver() -> bool:
-    """True when an NVIDIA driver's library is there; whether it drives a GPU is not asked."""
-    return ctypes.util.find_library("cuda") is not None
+        return Gpu(name.strip("\0"), f"{found.major}.{found.minor}", _version(self._call("cudaDriverGetVersion")))
 
 
 def _bindings() -> Any:

@@ -56,7 +56,7 @@ def pick_engine(bundle: Path, manifest: Manifest, precision: str, backend: str, 
         UserError: there is none of this precision and flavour, or none fits; also when it was built from a graph that was exported again
             since, or its weights are stripped.
     """
-    build = f"segc export {bundle} --engine {precision}"
+    build = f"segc export {bundle} --engine {precision}{' --flavour rtx' if backend == 'tensorrt_rtx' else ''}"
     found = [engine for engine in manifest.engines if engine.precision == precision and FLAVOURS[engine.flavour] == backend]
     if not found:
         have = ", ".join(f"{engine.precision} ({_flavour(engine.flavour)})" for engine in manifest.engines) or "none"

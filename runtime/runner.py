@@ -16,7 +16,7 @@ from segc.core.contract import Contract
 from segc.core.errors import UserError, missing_extra, nearest
 from segc.runtime.backends.onnx_metadata import refuse_external_data
 from segc.runtime.bundle import Manifest, graph_path, read_manifest
-from segc.runtime.cuda import has_driver
+from segc.runtime.gpu import find_gpu
 from segc.runtime.target import Target, parse_target
 
 
@@ -59,11 +59,11 @@ class Backend:
 
     @property
     def usable(self) -> bool:
-        """True when the package is there and, for a provider of a GPU, brings it and finds a driver."""
+        """True when the package is there and, for a provider of a GPU, brings it and finds a GPU."""
         if not self.installed or not self.provider:
             return self.installed
         available: list[str] = importlib.import_module(self.package).get_available_providers()
-        return self.provider in available and has_driver()
+        return self.provider in available and find_gpu() is not None
 
 
 BACKENDS = {

@@ -72,7 +72,7 @@ class FakeApi:
 
     def cudaGetDeviceProperties(self, _: int) -> tuple[int, Any]:
         major, minor = self.capability
-        return 0, SimpleNamespace(name=b"Fake GPU\0\0", major=major, minor=minor, totalGlobalMem=self.total)
+        return 0, SimpleNamespace(name=b"Fake GPU\0\0", major=major, minor=minor)
 
     def cudaGetErrorString(self, error: int) -> tuple[int, bytes]:
         return 0, f"error {int(error)} happened".encode()

@@ -12,6 +12,7 @@ from toy import DYNAMIC, make_bundle, save_graph
 from segc.core.errors import UserError
 from segc.runtime import runner as runners
 from segc.runtime.benchmark import all_targets
+from segc.runtime.gpu import Gpu
 from segc.runtime.runner import open_runner
 
 GPU = {"onnxruntime_cuda": "CUDAExecutionProvider", "onnxruntime_tensorrt": "TensorrtExecutionProvider"}
@@ -70,10 +71,10 @@ def test_what_a_session_is_asked_for(graph: str, gpu_build: list[list[Any]], mon
     assert gpu_build == [[cuda], [("TensorrtExecutionProvider", cache), cuda]]
 
 
-@pytest.mark.parametrize("driver", [True, False])
-def test_all_measures_a_provider_where_there_is_a_driver(
-    gpu_build: list[list[Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, driver: bool
+@pytest.mark.parametrize("gpu", [True, False])
+def test_all_measures_a_provider_where_there_is_a_gpu(
+    gpu_build: list[list[Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpu: bool
 ) -> None:
-    monkeypatch.setattr(runners, "has_driver", lambda: driver)
+    monkeypatch.setattr(runners, "find_gpu", lambda: Gpu("Orin", "8.7", "12.6") if gpu else None)
     backends = {backend for _, backend in all_targets(make_bundle(tmp_path / "bundle"))}
-    assert "onnxruntime" in backends and (backends >= set(GPU)) == driver and (backends & set(GPU) == set()) != driver
+    assert "onnxruntime" in backends and (backends >= set(GPU)) == gpu and (backends & set(GPU) == set()) != gpu
