@@ -11,6 +11,7 @@ import typer
 from segc.cli import (
     benchmark,
     calibrate,
+    card,
     compare,
     convert,
     data,
@@ -67,6 +68,7 @@ app.command("validate")(validate.validate)
 app.command("parity")(parity.parity)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
+app.command("card")(card.card)
 app.command("run")(run.run)
 app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
