@@ -10,14 +10,14 @@ from onnx import ModelProto
 
 from segc.calib.ranges import DEFAULT_PERCENTILE, AbsHistogram, amax_of, check_method
 from segc.calib.rescale import choose_factors, rescaled
-from segc.calib.select import DEFAULT_COUNT, Images, choose_images, default_selection, shared_images
+from segc.calib.select import DEFAULT_COUNT, Images, choose_images, classes_in, default_selection, shared_images
 from segc.calib.stream import stream
 from segc.calib.table import TABLE, CalibrationImage, CalibrationTable, write_table
 from segc.calib.tensorrt_cache import read_cache
 from segc.core.contract import Contract
 from segc.core.errors import UserError
 from segc.core.files import sha256_file, sha256_json
-from segc.data.dataset import open_dataset
+from segc.data.dataset import SegmentationSet, open_dataset
 from segc.runtime.backends.onnx_metadata import refuse_external_data
 from segc.runtime.bundle import Manifest, graph_path, read_manifest
 
@@ -80,7 +80,7 @@ def calibrate(
         equalize=equalize,
         smooth_quant=smooth_quant,
         rescaled=factors,
-        notes=_notes(chosen, manifest),
+        notes=_notes(images, chosen, manifest),
     )
     path = output or bundle / TABLE
     write_table(path, table)
@@ -122,13 +122,17 @@ def _is_activation(item: onnx.ValueInfoProto) -> bool:
     return kind.elem_type == onnx.TensorProto.FLOAT and len(kind.shape.dim) >= _LEAST_RANK
 
 
-def _notes(images: Sequence[Path], manifest: Manifest) -> list[str]:
-    """What a reader of the table should know: few images, or images that validation is measured on."""
-    few = [f"only {len(images)} calibration images: ranges may be too small; {DEFAULT_COUNT} or more are usual"]
-    notes = few if len(images) < FEW_IMAGES else []
-    shared = shared_images(images, _validation_images(manifest))
+def _notes(images: Images, chosen: Sequence[Path], manifest: Manifest) -> list[str]:
+    """What a reader of the table should know: few images, images of one class, or images that validation is measured on."""
+    few = [f"only {len(chosen)} calibration images: ranges may be too small; {DEFAULT_COUNT} or more are usual"]
+    notes = few if len(chosen) < FEW_IMAGES else []
+    classes = classes_in(images, chosen) if isinstance(images, SegmentationSet) else None
+    if classes is not None and len(classes) < 2 < len(manifest.contract.classes):
+        told = f"the labels of all calibration images show {classes[0] if classes else 'no class'} only"
+        notes.append(f"{told}: ranges may not hold for the other {len(manifest.contract.classes) - len(classes)} classes")
+    shared = shared_images(chosen, _validation_images(manifest))
     if shared:
-        told = f"{len(shared)} of {len(images)} calibration images are validation images too, such as {shared[0].name}"
+        told = f"{len(shared)} of {len(chosen)} calibration images are validation images too, such as {shared[0].name}"
         notes.append(f"{told}: the drop will look too small")
     return notes
 

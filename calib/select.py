@@ -121,6 +121,12 @@ def shared_images(chosen: Sequence[Path], others: Sequence[Path]) -> list[Path]:
     return [path for path in chosen if path.stat().st_size in sizes and sha256_file(path) in known]
 
 
+def classes_in(images: SegmentationSet, chosen: Sequence[Path]) -> list[str]:
+    """Names of the classes that the labels of the chosen images show."""
+    seen = np.atleast_1d(_class_shares(images, chosen).any(0))
+    return [name for name, there in zip(images.spec.classes, seen, strict=True) if there]
+
+
 def _check(images: Images, paths: Sequence[Path], count: int, select: str) -> None:
     if count < 1:
         raise UserError(f"calibration needs at least 1 image; {count} were asked for.", "--count 64")
@@ -135,7 +141,7 @@ def _check(images: Images, paths: Sequence[Path], count: int, select: str) -> No
 def _class_shares(images: SegmentationSet, pool: Sequence[Path]) -> Features:
     """Share of each class in each image's label: (n, K)."""
     pairs = {pair.image: pair for pair in images}
-    labels = (images.read_label(pairs[path]) for path in track(pool, "reading labels of candidates"))
+    labels = (images.read_label(pairs[path]) for path in track(pool, "reading labels"))
     classes, beyond = images.spec.num_classes, images.spec.ignore_index + 1
     return np.stack([np.bincount(label.ravel(), minlength=beyond)[:classes] / label.size for label in labels])
 

@@ -14,7 +14,7 @@ from segc.compress.choice import SCOPES, choose
 from segc.compress.criteria import CRITERIA, make_score
 from segc.compress.groups import TRACED, Group, find_groups
 from segc.core.errors import CheckFailed, UserError, nearest
-from segc.models.network import Network, build_model
+from segc.models.network import Network, build_model, check_weights
 from segc.models.reshaped import changed_shapes, reshaped_config
 from segc.models.surgery import separate_attention
 
@@ -155,20 +155,6 @@ def _check_options(options: PruneOptions) -> None:
             raise UserError(f"unknown {what} {value!r}.{nearest(value, known)}")
     if options.round_to < 1:
         raise UserError(f"--round-to is {options.round_to}; expected 1 or more, such as 8.")
-
-
-def check_weights(model: nn.Module) -> None:
-    """Refuse a network with values that are not numbers.
-
-    Raises:
-        UserError: names the tensors.
-    """
-    broken = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
-    if broken:
-        raise UserError(
-            f"{len(broken)} tensors of the network hold values that are not finite numbers ({', '.join(broken[:3])}).",
-            "Train it again, or give another checkpoint.",
-        )
 
 
 def modules_named(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:

@@ -22,7 +22,7 @@ from segc.models.complexity import complexity
 from segc.models.config import encode_config
 from segc.models.contract import InputSize, NetworkSize, Output, contract_from_config, own_size
 from segc.models.deploy import DeployModule
-from segc.models.network import Network, load_network
+from segc.models.network import Network, check_weights, load_network
 from segc.runtime.bundle import Graph, Manifest, graph_file, is_bundle, write_manifest
 
 PRECISION = "fp32"
@@ -73,12 +73,13 @@ def export_network(
         name: of the bundle in reports; None takes the folder's.
 
     Raises:
-        UserError: config, weights, sizes or output path are wrong.
+        UserError: config, weights, sizes or output path are wrong, or weights are no numbers.
         CheckFailed: the graph disagrees with torch; nothing is written.
     """
     bundle = Path(bundle)
     _check_output(bundle)
     network = load_network(config, weights, overrides=overrides, random_weights=random_weights)
+    check_weights(network.model)
     options = GraphOptions(opset, exporter, simplify, limits or Limits(), verify_images)
     data = find_data(network.cfg)
     files = pick(verification_images(images, data), verify_images)

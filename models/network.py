@@ -21,7 +21,7 @@ from segc.models.config import encode_config, load_config, quietly
 from segc.models.convert import Difference, differences, in_our_names
 from segc.models.variants import closest_variant
 
-__all__ = ["Network", "build_model", "load_config", "load_network", "quietly", "save_network"]
+__all__ = ["Network", "build_model", "check_weights", "load_config", "load_network", "quietly", "save_network"]
 
 FORMAT = "segc.network.1"
 _AUXILIARY = "auxiliary_head."
@@ -94,6 +94,20 @@ def save_network(network: Network, path: Path | str) -> None:
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.model.state_dict().items()}
     with atomic_path(path) as temporary:
         save_file(state, temporary, metadata)
+
+
+def check_weights(model: nn.Module) -> None:
+    """Refuse a network with values that are not numbers.
+
+    Raises:
+        UserError: names the tensors.
+    """
+    broken = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"{len(broken)} tensors of the network hold values that are not finite numbers ({', '.join(broken[:3])}).",
+            "Train it again, or give another checkpoint.",
+        )
 
 
 def _last_head(model: Any) -> Any:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from segc.compress.prune import check_weights, modules_named
+from segc.compress.prune import modules_named
 from segc.core.errors import CheckFailed, UserError
-from segc.models.network import Network, load_network, save_network
+from segc.models.network import Network, check_weights, load_network, save_network
 from segc.models.sparsity import SparsePlan, apply_masks, is_two_of_four, masks_of, plan_sparsity
 from segc.pipeline.prune import register_data, tuning_config
 from segc.train.sparsity import SparsityHook

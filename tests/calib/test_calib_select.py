@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,16 @@ def test_the_table_says_how_and_warns_of_overlap(bundle: Path, root: Path) -> No
     apart = [path for path in open_dataset(root, split="train").image_paths if path.name != "00.png"]
     table = read_table(calibrate(bundle, apart, count=10, threads=1))
     assert table.select == "random" and table.notes == []
+
+
+@pytest.mark.parametrize(("value", "told"), [(1, "show b only: ranges may not hold for the other 2 classes"), (255, "show no class only")])
+def test_images_of_one_class_or_none_are_noted(bundle: Path, root: Path, tmp_path: Path, value: int, told: str) -> None:
+    alike = tmp_path / "alike"
+    shutil.copytree(root, alike)
+    for path in (alike / "labels" / "train").iterdir():
+        write_image(path, np.full((HEIGHT, WIDTH), value, np.uint8))
+    table = read_table(calibrate(bundle, open_dataset(alike, split="train"), count=8, threads=1))
+    assert len(table.images) == 8 and told in table.notes[0]
 
 
 def test_a_sweep_compares_counts_and_seeds_and_goes_on(bundle: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_weights_that_are_no_numbers_are_named(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+    network = load_network(None, checkpoint)
+    network.model.get_parameter("decode_head.conv_seg.bias").data[0] = float("nan")
+    save_network(network, tmp_path / "broken.safetensors")
+    done = CliRunner().invoke(app, ["export", str(tmp_path / "broken.safetensors"), "-o", str(tmp_path / "b"), "--images", str(photos)])
+    assert done.exit_code == 2 and "decode_head.conv_seg.bias" in done.output and not (tmp_path / "b").exists()
+
+
 def test_from_a_checkpoint_to_a_bundle(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     command = [
         "export",
