@@ -112,4 +112,4 @@ def _centres(size: Size, like: Tensor) -> Tensor:
     """Centres of a map's pixels in the unit square, row by row: (h w, 2), right and down."""
     height, width = size
     down, right = ((torch.arange(side, device=like.device, dtype=like.dtype) + 0.5) / side for side in size)
-    return torch.stack([right.repeat(height), down.repeat_interleave(width)], -1)
+    return torch.stack([right.expand(height, -1), down[:, None].expand(-1, width)], -1).flatten(0, 1)

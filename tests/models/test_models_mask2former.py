@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -19,9 +20,10 @@ from segc.core.errors import UserError
 from segc.models.complexity import complexity
 from segc.models.mask2former.attention import DeformableAttention, MaskedAttention, mask_bias
 from segc.models.mask2former.convert import from_official
+from segc.models.mask2former.pixel_decoder import DeformablePixelDecoder
 from segc.models.network import build_model, load_config, load_network
 from segc.models.published import convert
-from tests.models.exported import agreement
+from tests.models.exported import agreement, run_at_any_size
 from tests.models.seeded import fill
 from tests.models.trained import losses_of_training
 
@@ -195,6 +197,30 @@ def test_training_lowers_the_loss_and_reaches_every_part() -> None:
 def test_the_exported_graph_gives_the_same_classes() -> None:
     overrides = {f"model.{name}": value for name, value in SMALL.items()}
     assert agreement(load_network(R50, None, overrides=overrides, random_weights=True, classes=list("abc")), (64, 96)) == 1.0
+
+
+class Encoded(nn.Module):
+    """A map and its halves through the pixel decoder: the features of the masks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        norm = {"type": "GN", "num_groups": 2}
+        self.decoder = DeformablePixelDecoder([4] * 4, 8, 6, num_layers=1, num_heads=2, num_points=2, hidden=8, norm=norm)
+        fill(self.state_dict(), 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder([x, *(F.avg_pool2d(x, side) for side in (2, 4, 8))])[0]
+
+
+@pytest.mark.slow
+def test_the_pixel_decoder_takes_any_size_in_a_graph() -> None:
+    network = Encoded().eval()
+    run = run_at_any_size(network, torch.randn(1, 4, 32, 48))
+    for size in ((32, 48), (48, 16)):
+        x = torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(7))
+        with torch.no_grad():
+            wanted = network(x).numpy()
+        assert abs(run(x) - wanted).max() < 1e-5 * abs(wanted).max()
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,10 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from segc.core.errors import UserError
-from segc.export.segc_ops import add_functions, translation_table
 from segc.models.segman.attention import GlobalMixer, RotaryPosition2d
 from segc.models.segman.decoder import SegMANDecoder
 from segc.models.segman.encoder import VARIANTS, SegMANEncoder
+from tests.models.exported import run_at_any_size
 from tests.models.seeded import fill
 
 REFERENCE = Path(__file__).parent / "data" / "segman_logits.safetensors"
@@ -114,17 +113,12 @@ class LastStage(nn.Module):
 
 def test_a_graph_traced_at_the_pre_training_size_takes_any_other() -> None:
     stage = LastStage().eval()
-    axes = {"x": {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}}
-    program = torch.onnx.export(
-        stage, (torch.zeros(1, 16, 7, 7),), dynamo=True, dynamic_shapes=axes, custom_translation_table=translation_table(), verbose=False
-    )
-    assert program is not None
-    session = onnxruntime.InferenceSession(add_functions(program.model_proto).SerializeToString(), providers=["CPUExecutionProvider"])
+    run = run_at_any_size(stage, torch.zeros(1, 16, 7, 7))
     for size in ((7, 7), (8, 11), (12, 7)):
         x = torch.randn(1, 16, *size, generator=torch.Generator().manual_seed(5))
         with torch.no_grad():
             wanted = stage(x).numpy()
-        assert abs(session.run(None, {"x": x.numpy()})[0] - wanted).max() < 1e-5 * abs(wanted).max()
+        assert abs(run(x) - wanted).max() < 1e-5 * abs(wanted).max()
 
 
 def test_rotation_depends_on_the_distance_only() -> None:
