@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -62,11 +62,36 @@ def insert_qdq(model: ModelProto, placement: Placement, ranges: Mapping[str, flo
         quantizer.quantize_model()
     finally:
         logging.getLogger().setLevel(level)
+    _separate_pairs(quantizer.model.model)
     quantizer.model.topological_sort()
     quantized: ModelProto = quantizer.model.model
     _drop_contrib_import(quantized)
     _restore_gemms(model, quantized)
     return quantized
+
+
+def _separate_pairs(model: ModelProto) -> None:
+    """Give every reader of a tensor a Q/DQ pair of its own, in place; the quantizer lets readers that stay in float share one."""
+    quantizers = {node.output[0]: node for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    dequantizers = [node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in quantizers]
+    pairs = {node.output[0]: (quantizers[node.input[0]], node) for node in dequantizers}
+    read: set[str] = set()
+    for reader in list(model.graph.node):
+        for index, name in enumerate(reader.input):
+            if name in read:
+                reader.input[index] = _copied(model, *pairs[name], f"{name}_{reader.name}_{index}")
+            elif name in pairs:
+                read.add(name)
+
+
+def _copied(model: ModelProto, quantize: NodeProto, dequantize: NodeProto, name: str) -> str:
+    """A second pair on the same tensor; what it gives."""
+    for node, suffix in ((quantize, "_quantized"), (dequantize, "")):
+        copy = model.graph.node.add()
+        copy.CopyFrom(node)
+        copy.name = copy.output[0] = name + suffix
+    copy.input[0] = f"{name}_quantized"
+    return name
 
 
 def _scaled_as_a_whole(model: ModelProto) -> dict[str, list[dict[str, bool]]]:

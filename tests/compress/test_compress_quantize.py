@@ -158,10 +158,10 @@ def test_onnx_runtime_fuses_a_chain_of_placed_convolutions(calibrated: Path, tmp
     assert ops["QLinearConv"] == 2 and ops["Conv"] + ops["FusedConv"] == 1
 
 
-@pytest.mark.xfail(strict=True, reason="a convolution without activation whose output has two readers gets two pairs and stays in float")
-def test_onnx_runtime_fuses_around_a_residual(quantized: Path, tmp_path: Path) -> None:
+def test_onnx_runtime_leaves_a_convolution_with_two_readers_in_float(quantized: Path, tmp_path: Path) -> None:
+    """``stem``: to be fused it must have one QuantizeLinear, to become uint8 each pair one reader. ``inner`` and ``down`` are fused."""
     ops = optimised(onnx.load(quantized / "model.int8.onnx"), tmp_path)
-    assert ops["QLinearConv"] == 3 and ops["Conv"] + ops["FusedConv"] == 2
+    assert ops["QLinearConv"] == 2 and ops["Conv"] + ops["FusedConv"] == 3
 
 
 def test_refusals_leave_the_bundle_as_it_was(bundle: Path, images: list[Path], tmp_path: Path) -> None:
