@@ -34,6 +34,10 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     """``custom_translation_table`` of ``torch.onnx.export(dynamo=True)``: the torch operators as segc nodes."""
     from onnxscript import opset18, values
 
+    # They register the torch operators.
+    import segc.ops.attention
+    import segc.ops.scan  # noqa: F401
+
     domain = values.Opset(DOMAIN, DOMAIN_VERSION)
     make = {name: partial(values.Op(domain, name, _schema(signature)), **PLUGIN_ATTRIBUTES) for name, signature in SIGNATURES.items()}
 
