@@ -25,7 +25,7 @@ from segc.core.files import read_json, write_json
 from segc.core.rows import environment
 from segc.models.catalogue import catalogue
 
-SECONDS, MIB = 400.0, 8192
+SECONDS, MIB = 1500.0, 8192
 _POLL_S = 0.2
 _VERSIONS = ("segc", "torch", "onnxruntime", "openvino", "tensorrt-rtx")
 
