@@ -1,9 +1,10 @@
-"""The images where the compressed graph differs most, as original, truth, full, compressed and difference."""
+"""The images, and the places in them, where the compressed graph differs most: original, truth, full, compressed and difference."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,52 +20,91 @@ from segc.runtime.overlay import colour_map
 from segc.runtime.runner import open_runner
 from segc.runtime.segmenter import Segmenter
 from segc.runtime.target import Target
+from segc.validate.crops import Crop, worst_crops
 
 COUNT = 4
+SEARCHED = 12
+_CROPS_AN_IMAGE = 2
+_NONE: dict[str, list[dict[str, Any]]] = {"images": [], "crops": []}
 _WIDTH = 320
 _IGNORED, _CHANGED, _SAME = (0, 0, 0), (220, 38, 38), 0.35
 
 
-def worst_panels(bundle: Path, validation: dict[str, Any], count: int = COUNT) -> tuple[list[dict[str, Any]], str]:
-    """(panels, why there are none). A panel: image name, agreement and IoU, and five pictures as data URIs with captions.
+def worst_panels(bundle: Path, validation: dict[str, Any], count: int = COUNT) -> tuple[dict[str, list[dict[str, Any]]], str]:
+    """({"images": panels, "crops": panels}, why there are none). A panel: image name, and five pictures as data URIs with captions.
+
+    Crops are the windows with the most pixels lost among the ``SEARCHED`` images that agree least, at most two of an image.
 
     Args:
         bundle: holds the two graphs.
         validation: of the compressed graph, with ``against`` a graph of the same bundle.
-        count: how many images, least agreement first.
+        count: how many images, least agreement first, and how many crops, most lost first.
     """
     against = validation["against"]
     if against is None or against["precision"] == validation["precision"] or against["target"].partition("@")[0] != bundle.resolve().name:
-        return [], "The compressed graph was not validated against the bundle's full graph."
+        return _NONE, "The compressed graph was not validated against the bundle's full graph."
     try:
         dataset = open_dataset(validation["dataset"]["root"], validation["dataset"]["layout"], validation["dataset"]["split"])
     except UserError as error:
-        return [], f"The labelled images are not on this machine: {error}"
-    worst = sorted(validation["per_image"], key=lambda row: row["agreement"])[:count]
+        return _NONE, f"The labelled images are not on this machine: {error}"
+    worst = sorted(validation["per_image"], key=lambda row: row["agreement"])[:SEARCHED]
     runners = [open_runner(Target(bundle, "bundle", side["precision"]), side["backend"]) for side in (against, validation)]
     try:
-        return [_panel(row, dataset, *map(Segmenter, runners)) for row in worst], ""
+        return _panels(worst, dataset, count, *map(Segmenter, runners)), ""
     except UserError as error:
-        return [], f"The pictures could not be made again: {error}"
+        return _NONE, f"The pictures could not be made again: {error}"
     finally:
         for runner in runners:
             runner.close()
 
 
-def _panel(row: dict[str, Any], dataset: SegmentationSet, full: Segmenter, small: Segmenter) -> dict[str, Any]:
-    pair = Pair(dataset.root / row["image"], dataset.root / row["label"])
-    image, label = read_image(pair.image), dataset.read_label(pair)
-    before, after = full.class_map(image), small.class_map(image)
-    pictures = comparison_pictures(
-        image, [before, after], full.contract, (f"full ({full.runner.precision})", f"compressed ({small.runner.precision})")
-    )
-    return {
-        "image": row["image"],
-        "agreement": row["agreement"],
-        "miou": row["miou"],
-        "reference_miou": row["reference_miou"],
-        "pictures": [pictures[0], _picture("truth", _truth(label, dataset, full)), *pictures[1:]],
-    }
+def _panels(
+    rows: list[dict[str, Any]], dataset: SegmentationSet, count: int, full: Segmenter, small: Segmenter
+) -> dict[str, list[dict[str, Any]]]:
+    """Panels of the first ``count`` rows and of the worst crops of all of them."""
+    images: list[dict[str, Any]] = []
+    crops: list[tuple[Crop, dict[str, Any]]] = []
+    for row in rows:
+        shown = _Shown.of(row, dataset, full, small)
+        if len(images) < count:
+            images.append({**{key: row[key] for key in ("image", "agreement", "miou", "reference_miou")}, "pictures": shown.pictures()})
+        found = worst_crops(shown.label, *shown.maps, dataset.spec.ignore_index, _CROPS_AN_IMAGE)
+        crops += [
+            (crop, {"image": row["image"], "lost": crop.lost, "place": _place(crop), "pictures": shown.pictures(crop)}) for crop in found
+        ]
+        crops = sorted(crops, key=lambda each: -each[0].lost)[:count]
+    return {"images": images, "crops": [panel for _, panel in crops]}
+
+
+def _place(crop: Crop) -> str:
+    return f"{crop.side} x {crop.side} pixels at row {crop.top}, column {crop.left}"
+
+
+@dataclass
+class _Shown:
+    """One image with its label and the class maps of the full and the compressed graph."""
+
+    image: Image
+    label: NDArray[np.integer]
+    maps: tuple[NDArray[Any], NDArray[Any]]
+    captions: tuple[str, str]
+    contract: Contract
+    ignore: int
+
+    @classmethod
+    def of(cls, row: dict[str, Any], dataset: SegmentationSet, full: Segmenter, small: Segmenter) -> _Shown:
+        """That of a ``per_image`` row."""
+        pair = Pair(dataset.root / row["image"], dataset.root / row["label"])
+        image, label = read_image(pair.image), dataset.read_label(pair)
+        captions = (f"full ({full.runner.precision})", f"compressed ({small.runner.precision})")
+        return cls(image, label, (full.class_map(image), small.class_map(image)), captions, full.contract, dataset.spec.ignore_index)
+
+    def pictures(self, crop: Crop | None = None) -> list[dict[str, str]]:
+        """Five pictures of the image, or of a window of it."""
+        pieces: list[Any] = [crop.of(each) if crop else each for each in (self.image, self.label, *self.maps)]
+        image, label, *maps = pieces
+        original, *rest = comparison_pictures(image, maps, self.contract, self.captions)
+        return [original, _picture("truth", _truth(label, self.contract, self.ignore)), *rest]
 
 
 def comparison_pictures(
@@ -82,9 +122,9 @@ def _picture(caption: str, picture: Image) -> dict[str, str]:
     return {"caption": caption, "uri": _data_uri(picture, caption == "original")}
 
 
-def _truth(label: NDArray[np.integer], dataset: SegmentationSet, segmenter: Segmenter) -> Image:
-    ignored = label == dataset.spec.ignore_index
-    picture = colour_map(np.where(ignored, 0, label), segmenter.contract)
+def _truth(label: NDArray[np.integer], contract: Contract, ignore: int) -> Image:
+    ignored = label == ignore
+    picture = colour_map(np.where(ignored, 0, label), contract)
     picture[ignored] = _IGNORED
     return picture
 

@@ -70,6 +70,7 @@ def test_intervals_and_places_are_shown(tmp_path: Path) -> None:
         for written in (page, (folder / "report" / "report.md").read_text()):
             assert text in written and ("not distinguishable from zero" in written) >= same
             assert "boundary mIoU" in written and "darkest third" in written and "200 draws, seed 5" in written
+        assert ("Windows that lost most" in page) is not same
         assert ("Classes taken for another" in page) is not same and (">yes<" in page) is not same
         assert "Intervals rest on 6 images" in page
 
