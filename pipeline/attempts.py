@@ -148,5 +148,6 @@ def without_leftovers(work: Path, executor: Executor) -> Iterator[None]:
 
 def _accuracy(reference: Trial, trial: Trial) -> Accuracy:
     drops = paired_drops(reference.confusions.counts(), trial.confusions.counts(), BOOTSTRAP)
-    assert drops is not None and "mIoU" in drops.means
+    if drops is None or "mIoU" not in drops.means:
+        raise UserError("no labelled pixel was scored: every label is ignored.", "Look at the labels: segc data check ROOT")
     return Accuracy(drops.means["mIoU"], trial.sqnr)

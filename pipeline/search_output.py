@@ -46,9 +46,9 @@ def write_search(found: Found, prepared: Prepared, work: Path) -> dict[str, Any]
 
 def write_bundle(winner: Attempt, backend: str, source: Path, output: Path) -> None:
     """A copy of a bundle with the winner's graph beside fp32, preferred on this backend; results, engines and other graphs are left out."""
-    with atomic_folder(output) as folder:
-        bundle = folder / output.name
-        shutil.copytree(source, bundle, ignore=shutil.ignore_patterns("results", "report", "engines", "model.*.onnx"))
+    with atomic_folder(output) as bundle:
+        ignored = shutil.ignore_patterns("results", "report", "engines", "model.*.onnx")
+        shutil.copytree(source, bundle, ignore=ignored, dirs_exist_ok=True)
         manifest = read_manifest(bundle)
         manifest = manifest.model_copy(update={"graphs": {"fp32": manifest.graphs["fp32"]}, "engines": [], "preferred": {}})
         write_manifest(bundle, manifest)
@@ -59,9 +59,6 @@ def write_bundle(winner: Attempt, backend: str, source: Path, output: Path) -> N
             precision, manifest = "fp16", halve_bundle(bundle, "fp16")
         preferred = {"precision": precision, "backend": backend}
         write_manifest(bundle, manifest.model_copy(update={"preferred": preferred}))
-        for path in bundle.iterdir():
-            path.rename(folder / path.name)
-        bundle.rmdir()
 
 
 def searched_recipe(found: Found, recipe: Recipe) -> Recipe:

@@ -17,14 +17,14 @@ from typer.testing import CliRunner
 from segc.cli.main import app
 from segc.compress.quantize import quantize_bundle
 from segc.core.errors import UserError
-from segc.core.images import read_image
+from segc.core.images import read_image, write_image
 from segc.data.dataset import open_dataset
 from segc.pipeline import trials as module
 from segc.pipeline.attempts import Attempts, without_leftovers
 from segc.pipeline.executor import InProcess, RayTasks, make_executor
 from segc.pipeline.sensitivity import sensitivity
 from segc.pipeline.trials import decibels, logits_graph
-from segc.runtime.bundle import read_manifest
+from segc.runtime.bundle import read_manifest, write_manifest
 from segc.validate.evaluate import validate
 
 MIXED = [{}, {"inner": "fp32"}, {"stem": "fp32", "down": "fp32"}]
@@ -176,6 +176,14 @@ def test_refusals(labelled_bundle: Path, tmp_path: Path) -> None:
     shutil.copytree(labelled_bundle, bundle)
     with pytest.raises(UserError, match=r"1 labelled image in .* an interval of a drop needs two or more"):
         Attempts(bundle, tmp_path / "w", "onnxruntime", InProcess(), limit=1, runs=1, threads=1)
+    blank = tmp_path / "blank"
+    shutil.copytree(attempts_at(bundle, tmp_path / "w").plan.root, blank)
+    for path in (blank / "labels" / "val").iterdir():
+        write_image(path, np.full((32, 48), 255, np.uint8))
+    manifest = read_manifest(bundle)
+    write_manifest(bundle, manifest.model_copy(update={"provenance": {"data": {"root": str(blank), "layout": "folder", "split": "val"}}}))
+    with pytest.raises(UserError, match="every label is ignored"):
+        attempts_at(bundle, tmp_path / "w").accuracy([{}], "scoring")
     (bundle / "calibration.json").unlink()
     with pytest.raises(UserError, match=f"segc calibrate {bundle}"):
         attempts_at(bundle, tmp_path / "w")
