@@ -65,9 +65,9 @@ def open_attempts(options: Options) -> Iterator[tuple[Attempts, Prepared, Path]]
         raise missing_extra(str(error.name), "train", "trying precisions") from error
     executor = make_executor(options.ray, options.ray_address)
     work = options.work_dir or default_work(options.source)
-    prepared = _prepared(options, work)
-    backend = _backend(options.backend, prepared.bundle)
     with without_leftovers(work, executor):
+        prepared = _prepared(options, work)
+        backend = _backend(options.backend, prepared.bundle)
         attempts = Attempts(
             prepared.bundle, work, backend, executor, limit=options.limit, runs=options.runs, threads=options.threads
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from segc.compress.mixed import DEFAULT, INT8, float_nodes, largest_magnitudes, 
 from segc.compress.placement import place
 from segc.compress.quantize import bundle_table, quantize_graph
 from segc.core.errors import UserError
-from segc.core.files import atomic_path, sha256_json
+from segc.core.files import atomic_path, explain_write_errors, sha256_json
 from segc.export.verify import pick
 from segc.pipeline.executor import Executor
 from segc.pipeline.stopwatch import Stopwatch, Timing
@@ -31,6 +32,7 @@ from segc.validate.source import data_of
 # Block -> precision; blocks that are not named are int8.
 Precisions = Mapping[str, str]
 
+LOCK = ".lock"
 TIMED_IMAGES = 8
 BOOTSTRAP = Bootstrap()
 
@@ -137,13 +139,34 @@ class Attempts:
 
 @contextmanager
 def without_leftovers(work: Path, executor: Executor) -> Iterator[None]:
-    """Remove the graphs, also those of a killed run, and end what the executor started."""
-    shutil.rmtree(work / "graphs", ignore_errors=True)
-    try:
-        yield
-    finally:
-        executor.close()
+    """Remove the graphs, also those of a killed run, and end what the executor started; nobody else works in the folder meanwhile.
+
+    Raises:
+        UserError: somebody does.
+    """
+    with _alone(work):
         shutil.rmtree(work / "graphs", ignore_errors=True)
+        try:
+            yield
+        finally:
+            executor.close()
+            shutil.rmtree(work / "graphs", ignore_errors=True)
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Hold the folder's lock; a killed process lets go of it."""
+    with explain_write_errors(work):
+        work.mkdir(parents=True, exist_ok=True)
+        stream = (work / LOCK).open("w")
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another segc works in {work}: it would disturb the timings.", "Wait for it, or give another --work-dir."
+            ) from None
+        yield
 
 
 def _accuracy(reference: Trial, trial: Trial) -> Accuracy:

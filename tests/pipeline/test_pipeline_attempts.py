@@ -91,9 +91,12 @@ def test_what_was_scored_is_kept(labelled_bundle: Path, work: Path, monkeypatch:
     monkeypatch.setattr(module, "run_trial", lambda graph, *rest: ran.append(graph) or real(graph, *rest))
     again = attempts_at(labelled_bundle, work)
     assert again.accuracy(MIXED, "scoring")[:2] == first and ran == [again.graph(MIXED[2]).read_bytes()]
+    other_images = Attempts(labelled_bundle, work, "onnxruntime", InProcess(), limit=2, runs=2, threads=1)
+    other_images.accuracy(MIXED[:1], "scoring")
+    assert len(ran) == 3, "int8 and fp32 once more, on other images"
     half_written = next(work.glob("trials/*.json"))
     half_written.unlink()
-    assert again.accuracy(MIXED, "scoring")[:2] == first and len(ran) == 2
+    assert again.accuracy(MIXED, "scoring")[:2] == first and len(ran) == 4
 
 
 def test_a_killed_run_keeps_every_trial_before(labelled_bundle: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +148,14 @@ def test_latencies_are_measured_beside_the_references_and_kept(labelled_bundle: 
     assert attempts_at(labelled_bundle, work).timing(MIXED) == first
 
 
+def test_two_at_once_do_not_share_a_folder(labelled_bundle: Path, work: Path) -> None:
+    with without_leftovers(work, InProcess()):
+        code, told = segc("sensitivity", str(labelled_bundle), "--work-dir", str(work), "--no-ray")
+    assert code == 2 and f"another segc works in {work}" in told.replace("\n", "")
+    with without_leftovers(work, InProcess()):
+        pass
+
+
 def segc(*words: str) -> tuple[int, str]:
     done = CliRunner().invoke(app, list(words), env={"COLUMNS": "200"})
     return done.exit_code, done.output
@@ -155,7 +166,12 @@ def test_the_verb_writes_a_table_and_a_picture(labelled_bundle: Path, work: Path
     words = ["sensitivity", str(labelled_bundle), "--work-dir", str(work), "--runs", "2", "--threads", "1", "--no-ray", "--limit", "2"]
     code, told = segc(*words)
     assert code == 0 and "PASSED int8 loses" in told and "inner" in told and "2 images of small val" in told
-    assert sorted(path.name for path in work.iterdir()) == ["sensitivity.onnxruntime.json", "sensitivity.onnxruntime.svg", "trials"]
+    assert sorted(path.name for path in work.iterdir()) == [
+        ".lock",
+        "sensitivity.onnxruntime.json",
+        "sensitivity.onnxruntime.svg",
+        "trials",
+    ]
     picture = (work / "sensitivity.onnxruntime.svg").read_text()
     assert picture.count("<rect") == 1 + 2 + 4 * 3 and "inner" in picture
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
@@ -23,6 +23,7 @@ from segc.pipeline.reasons import executed_nodes, float_islands, reasons
 from segc.pipeline.recipe import Recipe, load_recipe
 from segc.pipeline.search import Found, search
 from segc.pipeline.search_output import write_search
+from segc.pipeline.stopwatch import Stopwatch
 from segc.runtime.bundle import graph_path, read_manifest
 from segc.runtime.runner import open_runner
 
@@ -37,6 +38,18 @@ def test_int8_where_it_is_faster_and_good_enough(labelled_bundle: Path, tmp_path
     found, _ = found_in(labelled_bundle, tmp_path, 50.0)
     assert found.winner.name == "all int8" and found.winner.ms == pytest.approx(4.0)
     assert found.nearest is None and not found.why and found.float_ms == pytest.approx(10.0)
+
+
+def test_a_machine_that_slows_down_changes_no_ratio(labelled_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slower = iter(range(1, 100))
+
+    def measure(self: Stopwatch, graphs: Sequence[Path]) -> list[float]:
+        factor = next(slower)
+        return [factor * (10.0 - 2.0 * int8_convs(onnx.load(path))) for path in graphs]
+
+    monkeypatch.setattr(Stopwatch, "_round", measure)
+    found, _ = found_in(labelled_bundle, tmp_path, 50.0)
+    assert {each.name: each.ms / found.float_ms for each in found.attempts} == pytest.approx({"all int8": 0.4, "fp32": 1.0})
 
 
 def test_blocks_go_back_to_float_until_the_bound_fits(labelled_bundle: Path, tmp_path: Path, clock: Callable[[Clock], None]) -> None:
@@ -162,7 +175,7 @@ def test_the_verb(labelled_bundle: Path, tmp_path: Path, clock: Callable[[Clock]
     code, told = segc(*words, "--max-drop", "50")
     assert code == 0 and "PASSED all int8" in told and "2.50x as fast as float" in told and "the bundle has no recipe" in told
     names = sorted(path.name for path in (tmp_path / "work").iterdir())
-    assert names == ["best", "search.onnxruntime.json", "search.onnxruntime.svg", "trials"]
+    assert names == [".lock", "best", "search.onnxruntime.json", "search.onnxruntime.svg", "trials"]
     code, told = segc(*words, "--max-drop", "0")
     assert code == 1 and "FAILED no int8 assignment surely loses at most 0 points; the nearest" in told
     code, told = segc(*words, "--max-drop", "-1")

@@ -7,7 +7,7 @@ from itertools import combinations
 from math import ceil, log2
 
 import numpy as np
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from segc.pipeline.search_rules import Bound, Candidate, Floats, best, explore, missed
@@ -58,6 +58,7 @@ class Separable:
         return found, tried[candidates.index(found)]
 
 
+@example(([1, 4, 4, 0], [1.0, 5.0, 5.0, 1.0], 0, 1))  # the first block goes back when the two that cost more are in float
 @given(models)
 def test_within_the_budget_and_nothing_could_go_back_to_int8(model: tuple) -> None:
     drops, costs, margin, budget = model
