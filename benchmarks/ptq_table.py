@@ -79,7 +79,7 @@ def _sentence(places: Points, backend: str) -> str:
 def _cells(found: Mapping[str, Any], name: str, backend: str, places: Points, best: list[str]) -> str:
     rows = {row["metric"]: row for row in found["rows"] if (row["conditions"]["graph"], row["conditions"]["backend"]) == (name, backend)}
     if name not in places:
-        return "failed | | "
+        return "failed | - | -"
     drop, agreement, ratio = (rows[metric] for metric in ("drop mIoU", "pixel agreement", "latency ratio"))
     interval = f" [{drop['ci_low']:.2f}, {drop['ci_high']:.2f}]" if "ci_low" in drop else ""
     bold = "**" if name in best else ""

@@ -59,7 +59,7 @@ def test_bf16_in_opset_22(bundle: Path, images: list[Path]) -> None:
     path = graph_path(bundle, read_manifest(bundle), "bf16")
     kinds = {item.data_type for item in onnx.load(path).graph.initializer if item.name.endswith("_w_bf16")}
     assert kinds == {onnx.TensorProto.BFLOAT16}
-    assert rtx.build(path, "SM86", timeout=120).layers
+    assert rtx.build(path, "8.6", timeout=120).layers
     assert (Target(bundle, "bundle", "bf16"), "onnxruntime") not in all_targets(bundle)
     assert (Target(bundle, "bundle", "bf16"), "openvino") in all_targets(bundle)
 
