@@ -32,6 +32,7 @@ def validate(
     interval: Annotated[str, typer.Option(help="percentile or bca.")] = "percentile",
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     boundary: Annotated[bool, typer.Option("--boundary", help="Score class borders and small regions too; takes longer.")] = False,
+    ece: Annotated[bool, typer.Option("--ece", help="Calibration of the probabilities, in a second pass; not of class maps.")] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Result file. Default: BUNDLE/results/....")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the images and the threads.")] = 1,
     parts: Annotated[
@@ -71,7 +72,7 @@ def validate(
     }
     how: dict[str, Any] = {"workers": workers, "threads": threads, "parts": parts}
     if shard is not None:
-        _refuse_with_shard({"--max-drop": max_drop, "--fail-if": fail_if, "--output": output})
+        _refuse_with_shard({"--max-drop": max_drop, "--fail-if": fail_if, "--output": output, "--ece": ece or None})
         return _shard(shard, parts, target, dataset, {**what, **how})
     result = run(target, dataset, output=output, bootstrap=bootstrap, **what, **how)
     values = {row["metric"]: row["value"] for row in result["rows"]}
@@ -79,7 +80,18 @@ def validate(
     passed = not failed and (max_drop is None or values["drop mIoU"] <= max_drop)
     summary = _summary(result, max_drop) + (f"; {fail_if} {'holds' if failed else 'does not hold'}" if condition else "")
     view = [_class_table(result), *_flip_table(result), _summary_table(result), *result["notices"]]
+    if ece:
+        summary += _reliability(target, dataset, backend, limit, result)
     return Outcome(summary, result, view, passed)
+
+
+def _reliability(target: str, dataset: Any, backend: str | None, limit: int | None, result: dict[str, Any]) -> str:
+    """Add the calibration of the probabilities to the result; a few words on it."""
+    from segc.validate.reliability import reliability
+
+    found = result["reliability"] = reliability(target, dataset, backend=backend, limit=limit)
+    error, gap = (row["value"] for row in found["rows"])
+    return f"; ECE {error:.2f} points ({'surer' if gap > 0 else 'less sure'} than right by {abs(gap):.2f})"
 
 
 def _refuse_with_shard(given: dict[str, Any]) -> None:
