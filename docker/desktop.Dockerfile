@@ -3,7 +3,7 @@
 #   python -m build --wheel && docker build -f docker/desktop.Dockerfile -t segc-desktop .
 #   docker run --rm --gpus all -v "$PWD":/data segc-desktop benchmark /data/bundle --all
 # EXTRAS=gpu takes ONNX Runtime's CUDA provider instead (it replaces onnxruntime, whose package it excludes).
-# Never built by us: the machines we have run no container engine. hadolint reads it, and its steps are run in a fresh environment by a test.
+# Never built by us: the machines we have run no container engine. hadolint reads it, and its steps were run in an empty environment.
 FROM python:3.11-slim
 ARG EXTRAS=rtx,openvino
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility,video

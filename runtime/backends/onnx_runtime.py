@@ -62,7 +62,7 @@ class OnnxRuntimeRunner:
         if provider not in ort.get_available_providers():
             raise UserError(
                 f"ONNX Runtime here has no {provider}; it has {', '.join(ort.get_available_providers())}.",
-                "pip uninstall -y onnxruntime && pip install 'segc[gpu]'",
+                "pip uninstall -y onnxruntime && pip install onnxruntime-gpu",
             )
         disabled = [*DISABLED_OPTIMIZERS, *(WRONG_FOR_HALF if FLOAT_KEY in read_metadata(path) else [])]
         try:
