@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
+from segc.models.renaming import Rule, renamed
 
-_RESNET = (
+_RESNET: tuple[Rule, ...] = (
     (r"^stem\.", ""),
     (r"^res(\d)\.", lambda found: f"layer{int(found[1]) - 1}."),
     (r"conv(\d)\.norm\.", r"bn\1."),
@@ -15,6 +15,4 @@ _RESNET = (
 
 def resnet_name(name: str) -> str:
     """mmseg's name (``layer2.0.bn1.weight``) of a tensor of detectron2's ResNet (``res3.0.conv1.norm.weight``); no prefix on either."""
-    for pattern, replacement in _RESNET:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return renamed(name, _RESNET)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 from torch import Tensor
+
+from segc.models.renaming import renamed
 
 _RULES = (
     (r"^encoder\.level1\.(bn|act)\.", r"backbone.level1.norm.\1."),
@@ -18,10 +18,4 @@ _RULES = (
 
 def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """State dict of the official code -> ours; our own names stay."""
-    return {_rename(name): tensor for name, tensor in state.items()}
-
-
-def _rename(name: str) -> str:
-    for pattern, replacement in _RULES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return {renamed(name, _RULES): tensor for name, tensor in state.items()}

@@ -6,6 +6,8 @@ import re
 
 from torch import Tensor
 
+from segc.models.renaming import renamed
+
 # The backbone was converted from Torch7: a block is nested sequences without names.
 _BLOCK = (
     (r"\.0\.0\.0\.0\.", ".conv1."),
@@ -52,15 +54,7 @@ def _own(name: str) -> str:
     if name.startswith(_OWN):
         return name
     if not name.startswith("bkbone."):
-        return "decode_head." + _rename(name, _HEAD)
-    name = _rename(name, _BACKBONE)
+        return "decode_head." + renamed(name, _HEAD)
+    name = renamed(name, _BACKBONE)
     stage = re.match(r"backbone\.layer\d\.\d+", name)
-    return stage[0] + _rename(name[stage.end() :], _BLOCK, once=True) if stage else name
-
-
-def _rename(name: str, rules: tuple, once: bool = False) -> str:
-    for pattern, replacement in rules:
-        name, count = re.subn(pattern, replacement, name)
-        if once and count:
-            break
-    return name
+    return stage[0] + renamed(name[stage.end() :], _BLOCK, once=True) if stage else name

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 from torch import Tensor
 
 from segc.models.detectron2 import resnet_name
+from segc.models.renaming import renamed
 
 _FFN = ((r"\.linear1\.", ".ffn.layers.0.0."), (r"\.linear2\.", ".ffn.layers.1."))
 _PIXELS = (
@@ -60,12 +60,12 @@ def _own(name: str) -> str:
     if name.startswith("decode_head."):
         return name
     if name.startswith("sem_seg_head.predictor."):
-        return "decode_head." + _rename(name.removeprefix("sem_seg_head.predictor."), _QUERIES)
+        return "decode_head." + renamed(name.removeprefix("sem_seg_head.predictor."), _QUERIES)
     if name.startswith("sem_seg_head."):
-        return "decode_head.pixel_decoder." + _rename(name.removeprefix("sem_seg_head.").removeprefix("pixel_decoder."), _PIXELS)
+        return "decode_head.pixel_decoder." + renamed(name.removeprefix("sem_seg_head.").removeprefix("pixel_decoder."), _PIXELS)
     name = name.removeprefix("backbone.")
     swin = name.startswith(("patch_embed.", "layers."))
-    return "backbone." + (_rename(name, _SWIN) if swin else resnet_name(name))
+    return "backbone." + (renamed(name, _SWIN) if swin else resnet_name(name))
 
 
 def _merged(name: str, tensor: Tensor) -> Tensor:
@@ -73,9 +73,3 @@ def _merged(name: str, tensor: Tensor) -> Tensor:
     if not _MERGE.match(name):
         return tensor
     return tensor.unflatten(-1, (4, -1))[..., _TURNED, :].transpose(-1, -2).flatten(-2)
-
-
-def _rename(name: str, rules: Sequence) -> str:
-    for pattern, replacement in rules:
-        name = re.sub(pattern, replacement, name)
-    return name

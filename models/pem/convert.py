@@ -7,6 +7,7 @@ import re
 from torch import Tensor
 
 from segc.models.detectron2 import resnet_name
+from segc.models.renaming import renamed
 
 _HEAD = (
     (r"^sem_seg_head\.", "decode_head."),
@@ -31,12 +32,12 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _own(name: str, depths: tuple[int, ...]) -> str:
     if name.startswith("sem_seg_head."):
-        return _rename(name, _HEAD)
+        return renamed(name, _HEAD)
     if name.startswith("decode_head."):
         return name
     name = name.removeprefix("backbone.")
     if found := re.match(r"features\.(\d+)\.(.*)", name):
-        return f"backbone.stages.{_place(int(found[1]), depths)}.{_rename(found[2], _STDC)}"
+        return f"backbone.stages.{_place(int(found[1]), depths)}.{renamed(found[2], _STDC)}"
     return "backbone." + resnet_name(name)
 
 
@@ -48,9 +49,3 @@ def _place(block: int, depths: tuple[int, ...]) -> str:
             return f"{stage}.{index}"
         index -= depth
     return str(block)
-
-
-def _rename(name: str, rules: tuple) -> str:
-    for pattern, replacement in rules:
-        name = re.sub(pattern, replacement, name)
-    return name
