@@ -15,6 +15,7 @@ from segc.cli import (
     compare,
     convert,
     data,
+    distill,
     doctor,
     export,
     inspect,
@@ -60,6 +61,7 @@ app.command("models")(models.models)
 app.command("train")(train.train)
 app.command("convert")(convert.convert)
 app.command("prune")(prune.prune)
+app.command("distill")(distill.distill)
 app.command("export")(export.export)
 app.command("calibrate")(calibrate.calibrate)
 app.command("search")(search.search)

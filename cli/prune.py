@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from segc.cli.distill import distillation_of
 from segc.cli.source import config_and_weights
 from segc.cli.verb import Outcome, verb
 from segc.core.errors import UserError
 
 if TYPE_CHECKING:
+    from segc.compress.distill.setup import Distillation
     from segc.compress.prune import Change
     from segc.compress.targets import Target
     from segc.models.network import Network
@@ -36,6 +38,8 @@ def prune(
     keep: Annotated[list[str] | None, typer.Option(help="A module that keeps its output channels, with all inside it; repeatable.")] = None,
     steps: Annotated[int, typer.Option(help="Prune in so many steps.")] = 1,
     finetune: Annotated[int, typer.Option(help="Iterations of training after each step.")] = 0,
+    teacher: Annotated[Path | None, typer.Option(help="A checkpoint, such as the whole network, that the training learns from.")] = None,
+    loss: Annotated[list[str] | None, typer.Option(help="Against the teacher; see segc distill. Default: kd.")] = None,
     work_dir: Annotated[Path | None, typer.Option(help="Of the trainings. Default: beside the output.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Training images that taylor and hessian look at.")] = 32,
     seed: Annotated[int, typer.Option(help="Of random, and of those images.")] = 0,
@@ -51,6 +55,8 @@ def prune(
     Example: segc prune segc::quickstart/quickstart.py --weights best.safetensors --flops 0.5 --finetune 400 -o half.safetensors
 
     Example: segc prune best.safetensors --sparsity 2:4 --finetune 400 -o sparse.safetensors
+
+    Example: segc prune best.safetensors --flops 0.5 --finetune 400 --teacher best.safetensors -o half.safetensors
     """
     given = {"ratio": ratio, "params": params, "flops": flops, "latency": latency}
     if output is None and not show:
@@ -66,7 +72,8 @@ def prune(
     network = _load(source, weights, override)
     if show or output is None:
         return _show(network, target, options)
-    result = run(network, target, output, options, steps=steps, iterations=finetune, work_dir=work_dir)
+    distillation = _distillation(teacher, loss, finetune)
+    result = run(network, target, output, options, steps=steps, iterations=finetune, work_dir=work_dir, distillation=distillation)
     return _outcome(network, result, target, output)
 
 
@@ -121,6 +128,14 @@ def _dense_table(dense: dict[str, str]) -> object:
     for name, reason in dense.items():
         table.add_row(name, reason)
     return table
+
+
+def _distillation(teacher: Path | None, losses: list[str] | None, iterations: int) -> Distillation | None:
+    if losses and teacher is None:
+        raise UserError("--loss says what to learn from a teacher; none was given.", "Add --teacher best.safetensors")
+    if teacher and not iterations:
+        raise UserError("--teacher teaches while the pruned network is trained, and no training was asked for.", "Add --finetune 400")
+    return distillation_of(teacher, None, losses) if teacher else None
 
 
 def _load(source: str, weights: Path | None, override: list[str] | None) -> Network:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from segc.compress.distill.setup import Distillation
 from segc.compress.prune import PruneOptions, Pruner
 from segc.compress.targets import Target, counted_size, plan_for
 from segc.core.errors import UserError
+from segc.core.files import sha256_file
 from segc.models.complexity import Complexity, complexity
 from segc.models.network import Network, load_network, quietly, save_network
 from segc.train.trainer import TrainResult, train
@@ -40,6 +42,7 @@ def prune(
     steps: int = 1,
     iterations: int = 0,
     work_dir: Path | None = None,
+    distillation: Distillation | None = None,
 ) -> PruneResult:
     """Prune ``network`` towards ``target`` and write the result to ``output``.
 
@@ -51,6 +54,7 @@ def prune(
         steps: prune this many times, by the same share each time, with a training after each.
         iterations: of each training; 0 trains nothing.
         work_dir: of the trainings; they resume like ``segc train``. None: beside ``output``.
+        distillation: what each training learns from besides the labels.
 
     Raises:
         UserError, CheckFailed: see ``Pruner`` and ``plan_for``; or a training went wrong.
@@ -66,7 +70,9 @@ def prune(
         save_network(pruned, output)
         if iterations:
             folder = (work_dir or output.with_suffix("")) / f"step{step}"
-            trainings.append(train(tuning_config(pruned.cfg, iterations, output), work_dir=folder))
+            cfg = tuning_config(pruned.cfg, iterations, output)
+            cfg = distillation.added_to(cfg, pruned.classes) if distillation else cfg
+            trainings.append(train(cfg, work_dir=folder))
             pruned = replace(load_network(pruned.cfg, trainings[-1].weights), cfg=pruned.cfg)
             save_network(pruned, output)
     return PruneResult(pruned, complexity(network.model, size), complexity(pruned.model, size), size, trainings)
@@ -97,11 +103,12 @@ def tuning_config(cfg: Config, iterations: int, weights: Path) -> Config:
         raise UserError("the network's config describes no training (train_cfg, optim_wrapper), so it cannot be fine-tuned.")
     warm_up = max(int(_WARM_UP * iterations), 1)
     cfg.load_from = str(weights)
+    cfg.started_from = sha256_file(weights)
     cfg.train_cfg = {**cfg.train_cfg, "max_iters": iterations, "val_interval": iterations}
     optimizer = cfg.optim_wrapper.optimizer
     optimizer.lr = _LEARNING_RATE * optimizer.lr
     cfg.param_scheduler = [
         {"type": "LinearLR", "start_factor": 0.1, "by_epoch": False, "begin": 0, "end": warm_up},
-        {"type": "PolyLR", "power": 0.9, "eta_min": 0.0, "by_epoch": False, "begin": warm_up, "end": iterations},
+        {"type": "PolyLR", "power": 0.9, "eta_min": 0.0, "by_epoch": False, "begin": warm_up, "end": max(iterations, warm_up + 1)},
     ]
     return cfg

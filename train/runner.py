@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import master_only
 from mmengine.logging import MMLogger
-from mmengine.registry import OPTIMIZERS
+from mmengine.registry import MODELS, OPTIMIZERS
 from mmengine.runner import Runner
 
 from segc.core.errors import UserError, nearest
@@ -58,6 +58,12 @@ class SafeRunner(Runner):
             if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
                 handler.setLevel(logging.ERROR)
         return logger
+
+    def build_model(self, model: Any) -> Any:
+        """The network, inside the module that the config's ``training_wrapper`` names (distillation), whose state is the network's."""
+        network = super().build_model(model)
+        wrapper = self.cfg.get("training_wrapper")
+        return MODELS.build({**wrapper, "network": network}) if wrapper else network
 
     def build_train_loop(self, loop: Any) -> Any:
         """The training loop with its dataset."""

@@ -31,7 +31,7 @@ WEIGHTS = "best.safetensors"
 RESULT = "train.json"
 _LAUNCHERS = ("none", "pytorch")
 # What makes two trainings the same one; their length may differ.
-_IDENTITY = ("model", "train_dataloader", "optim_wrapper", "param_scheduler", "randomness")
+_IDENTITY = ("model", "training_wrapper", "started_from", "train_dataloader", "optim_wrapper", "param_scheduler", "randomness")
 _SPEED_KEYS = ("num_workers", "persistent_workers", "pin_memory", "prefetch_factor")
 _ANEW = "Add --fresh to start anew there, or name another --work-dir."
 

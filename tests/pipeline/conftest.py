@@ -15,7 +15,7 @@ from smallnet import CONTRACT, photos, small_bundle
 from segc.calib.calibrate import calibrate
 from segc.core.images import read_image, write_image
 from segc.data.render import RenderOptions, render_dataset
-from segc.models.network import load_network, save_network
+from segc.models.network import Network, load_network, save_network
 from segc.pipeline.stopwatch import Stopwatch
 from segc.runtime.bundle import graph_path, read_manifest, write_manifest
 from segc.runtime.runner import open_runner
@@ -72,3 +72,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     save_network(load_network(QUICKSTART, None, overrides=overrides, random_weights=True), folder / "trained.safetensors")
     return folder / "trained.safetensors"
+
+
+@pytest.fixture(scope="session")
+def network(trained: Path) -> Network:
+    return load_network(None, trained)

@@ -19,11 +19,6 @@ from segc.models.network import Network, load_network
 from segc.pipeline.prune import prune, register_data, step_target
 
 
-@pytest.fixture(scope="module")
-def network(trained: Path) -> Network:
-    return load_network(None, trained)
-
-
 def test_prunes_and_trains_in_turns_and_resumes(network: Network, tmp_path: Path) -> None:
     output = tmp_path / "half.safetensors"
     result = prune(network, Target("params", 0.5), output, PruneOptions(round_to=2), steps=2, iterations=2)
