@@ -32,6 +32,7 @@ ALONE = "alone"
 VARIANTS: dict[str, tuple[str, ...]] = {
     ALONE: (),
     "kd": ("kd",),
+    "cwd": ("cwd",),
     "kd + cwd": ("kd", "cwd"),
     "kd + feature": ("kd", *(f"feature:neck.fpn_convs.{level},similarity=cosine" for level in range(4))),
     "dist": ("dist",),
@@ -89,7 +90,7 @@ def parsed() -> dict[str, Any]:
     parser.add_argument("whole", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--iterations", type=int, default=400)
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=[ALONE, "kd + cwd"])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=[ALONE, "cwd"])
     parser.add_argument("--work", type=Path, default=cache_folder() / "benchmarks" / "compress_distill")
     return vars(parser.parse_args())
 

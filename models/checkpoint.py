@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from collections.abc import Mapping
@@ -48,6 +49,19 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     if not path.is_file():
         raise UserError(f"weights {path} do not exist.", "Give a .pth or .safetensors file.")
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+
+
+def weights_sha256(path: Path | str) -> str:
+    """SHA-256 of a checkpoint's tensors: files written twice with the same tensors differ.
+
+    Raises:
+        UserError: see ``read_checkpoint``.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(read_checkpoint(path).state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read_content(path: Path | str) -> dict[str, Any]:

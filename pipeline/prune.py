@@ -12,7 +12,7 @@ from segc.compress.distill.setup import Distillation
 from segc.compress.prune import PruneOptions, Pruner
 from segc.compress.targets import Target, counted_size, plan_for
 from segc.core.errors import UserError
-from segc.core.files import sha256_file
+from segc.models.checkpoint import weights_sha256
 from segc.models.complexity import Complexity, complexity
 from segc.models.network import Network, load_network, quietly, save_network
 from segc.train.trainer import TrainResult, train
@@ -103,7 +103,7 @@ def tuning_config(cfg: Config, iterations: int, weights: Path) -> Config:
         raise UserError("the network's config describes no training (train_cfg, optim_wrapper), so it cannot be fine-tuned.")
     warm_up = max(int(_WARM_UP * iterations), 1)
     cfg.load_from = str(weights)
-    cfg.started_from = sha256_file(weights)
+    cfg.started_from = weights_sha256(weights)
     cfg.train_cfg = {**cfg.train_cfg, "max_iters": iterations, "val_interval": iterations}
     optimizer = cfg.optim_wrapper.optimizer
     optimizer.lr = _LEARNING_RATE * optimizer.lr

@@ -33,7 +33,7 @@ class Distilled(BaseModel):
     Args:
         network: the student.
         classes: its class names.
-        teacher: ``weights`` (a checkpoint), ``config`` (or None where the checkpoint has one inside), ``sha256`` of the checkpoint.
+        teacher: ``weights`` (a checkpoint), ``config`` (or None where the checkpoint has one inside), ``sha256`` of its tensors.
         losses: ``Term``s as mappings.
         cache: see ``Teacher``.
 

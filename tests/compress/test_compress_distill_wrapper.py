@@ -188,5 +188,5 @@ def test_a_cache_of_images_that_never_come_again_is_refused() -> None:
 
 
 def test_a_missing_teacher_is_told(student: Network, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the teacher .*none\.pth does not exist"):
+    with pytest.raises(UserError, match=r"weights .*none\.pth do not exist"):
         Distillation(tmp_path / "none.pth").added_to(student.cfg, student.classes)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from mmengine.config import Config
 
 from segc.core.errors import UserError
+from segc.models.checkpoint import weights_sha256
 from segc.models.config import decode_config, encode_config, load_config, parse_config_text, without_pretrained
 from segc.models.network import Network, load_network, save_network
 
@@ -56,6 +57,17 @@ def test_safetensors_keep_everything(network: Network, tmp_path: Path) -> None:
     assert _same(found, network)
     assert found.cfg.to_dict() == network.cfg.to_dict()
     assert (found.classes, found.palette) == (network.classes, network.palette)
+
+
+def test_the_hash_of_weights_is_that_of_the_tensors(network: Network, tmp_path: Path) -> None:
+    """Not of the file, whose metadata has no fixed order."""
+    save_network(network, tmp_path / "net.safetensors")
+    torch.save(network.model.state_dict(), tmp_path / "net.pth")
+    first = weights_sha256(tmp_path / "net.safetensors")
+    assert weights_sha256(tmp_path / "net.pth") == first
+    state = {**network.model.state_dict(), "decode_head.conv_seg.bias": network.model.state_dict()["decode_head.conv_seg.bias"] + 1e-3}
+    torch.save(state, tmp_path / "other.pth")
+    assert weights_sha256(tmp_path / "other.pth") != first
 
 
 def test_checkpoints_that_mmengine_saves_are_read(network: Network, tmp_path: Path) -> None:

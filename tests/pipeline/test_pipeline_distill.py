@@ -136,7 +136,7 @@ def test_the_verb_distils_a_checkpoint_and_a_config_from_scratch(trained: Path, 
         (["--loss", "cwd:decode_hed.conv_seg"], "Nearest: decode_head.conv_seg"),
         (["--cache", "cache"], "changes its images at random (RandomResize, RandomCrop, RandomFlip, PhotoMetricDistortion)"),
         (["--weights", "x.pth"], "is a checkpoint, and --weights x.pth names another one"),
-        (["--teacher", "none.safetensors"], "the teacher none.safetensors does not exist"),
+        (["--teacher", "none.safetensors"], "weights none.safetensors do not exist"),
     ],
     ids=str,
 )
