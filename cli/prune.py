@@ -61,6 +61,7 @@ def prune(
     given = {"ratio": ratio, "params": params, "flops": flops, "latency": latency}
     if output is None and not show:
         raise UserError("no output file was given.", "Add -o pruned.safetensors, or --show to look first.")
+    distillation = _distillation(teacher, loss, finetune, sparsity)
     if sparsity is not None:
         _check_sparsity(sparsity, given, {"criterion": criterion, "scope": scope, "round-to": round_to, "steps": steps, "images": images})
         return _sparsify(_load(source, weights, override), None if show else output, keep or [], finetune, work_dir)
@@ -72,7 +73,6 @@ def prune(
     network = _load(source, weights, override)
     if show or output is None:
         return _show(network, target, options)
-    distillation = _distillation(teacher, loss, finetune)
     result = run(network, target, output, options, steps=steps, iterations=finetune, work_dir=work_dir, distillation=distillation)
     return _outcome(network, result, target, output)
 
@@ -130,11 +130,13 @@ def _dense_table(dense: dict[str, str]) -> object:
     return table
 
 
-def _distillation(teacher: Path | None, losses: list[str] | None, iterations: int) -> Distillation | None:
+def _distillation(teacher: Path | None, losses: list[str] | None, iterations: int, sparsity: str | None) -> Distillation | None:
     if losses and teacher is None:
         raise UserError("--loss says what to learn from a teacher; none was given.", "Add --teacher best.safetensors")
     if teacher and not iterations:
         raise UserError("--teacher teaches while the pruned network is trained, and no training was asked for.", "Add --finetune 400")
+    if teacher and sparsity:
+        raise UserError("--sparsity trains without a teacher.", "Teach the sparse network: segc distill sparse.safetensors --teacher ...")
     return distillation_of(teacher, None, losses) if teacher else None
 
 

@@ -116,7 +116,7 @@ class SafeRunner(Runner):
         content = read_content(Path(filename))
         self.call_hook("after_load_checkpoint", checkpoint=content)
         state = content.get("state_dict", content)
-        model = self.model.module if hasattr(self.model, "module") else self.model
+        model = network_of(self)
         own = model.state_dict()
         fitting = [name for name in state if name in own and state[name].shape == own[name].shape]
         # A start needs the whole backbone: of another variant a few tensors would fit too.
@@ -133,3 +133,11 @@ class SafeRunner(Runner):
         fix = "Give the checkpoint of this config, or start anew with --fresh." if self._resume else "load_from needs the whole backbone."
         told = f"{filename} holds the weights of another network: {fitting} of {len(own)} tensors fit, and nothing was loaded."
         return UserError(told, nearest.sentence() if nearest else fix)
+
+
+def network_of(runner: Runner) -> Any:
+    """The network itself, inside what distribution and a ``training_wrapper`` put around it."""
+    model: Any = runner.model
+    while hasattr(model, "module"):
+        model = model.module
+    return model

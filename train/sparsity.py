@@ -10,6 +10,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from segc.models.sparsity import apply_masks, masks_of
+from segc.train.runner import network_of
 
 
 @HOOKS.register_module()
@@ -30,13 +31,9 @@ class SparsityHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Take the masks from the weights that were loaded."""
-        self._masks = masks_of(_network(runner), self.tensors)
-        apply_masks(_network(runner), self._masks)
+        self._masks = masks_of(network_of(runner), self.tensors)
+        apply_masks(network_of(runner), self._masks)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Apply the masks again."""
-        apply_masks(_network(runner), self._masks)
-
-
-def _network(runner: Runner) -> Any:
-    return runner.model.module if hasattr(runner.model, "module") else runner.model
+        apply_masks(network_of(runner), self._masks)

@@ -50,7 +50,8 @@ class Distilled(BaseModel):
         cache: str | None = None,
     ) -> None:
         super().__init__()
-        self.network: Any = network
+        # Named as the wrappers of torch name it: segc.train.runner.network_of finds it there.
+        self.module: Any = network
         self.data_preprocessor = network.data_preprocessor
         self._terms = [Term(**term) for term in losses]
         master = load_network(teacher["config"], teacher["weights"])
@@ -70,9 +71,9 @@ class Distilled(BaseModel):
     def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor") -> Any:
         """As the student's; ``mode="loss"`` adds a weighted loss a term."""
         if mode != "loss":
-            return self.network(inputs, data_samples, mode)
+            return self.module(inputs, data_samples, mode)
         with self._taps.listening() as heard:
-            found = dict(self.network(inputs, data_samples, "loss"))
+            found = dict(self.module(inputs, data_samples, "loss"))
             ours = heard()
         labels = torch.stack([sample.gt_sem_seg.data[0] for sample in data_samples])
         steps = zip(self._terms, self.adapters, ours, self._teacher.outputs(inputs), strict=True)
@@ -82,22 +83,22 @@ class Distilled(BaseModel):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The student's state alone."""
-        return self.network.state_dict(*args, **kwargs)
+        return self.module.state_dict(*args, **kwargs)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Fill the student."""
-        return self.network.load_state_dict(*args, **kwargs)
+        return self.module.load_state_dict(*args, **kwargs)
 
     @torch.no_grad()
     def _try(self, images: Tensor) -> list[Tensor]:
         """The student's outputs in a training pass that changes nothing."""
         nothing = SegDataSample(gt_sem_seg=PixelData(data=torch.zeros(1, *images.shape[2:], dtype=torch.long)))
-        was_training = self.network.training
-        self.network.eval()
+        was_training = self.module.training
+        self.module.eval()
         with self._taps.listening() as heard:
-            self.network(images, [nothing], "loss")
+            self.module(images, [nothing], "loss")
             outputs = heard()
-        self.network.train(was_training)
+        self.module.train(was_training)
         return outputs
 
 

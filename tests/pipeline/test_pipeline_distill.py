@@ -21,8 +21,10 @@ from segc.core.errors import UserError
 from segc.export.exporter import export_network
 from segc.models.checkpoint import read_checkpoint
 from segc.models.network import Network, load_network
+from segc.models.sparsity import is_two_of_four
 from segc.pipeline.distill import distill
 from segc.pipeline.prune import prune, tuning_config
+from segc.pipeline.sparsity import sparsify
 from segc.train import hooks
 from segc.train.trainer import train
 
@@ -150,3 +152,24 @@ def test_iterations_of_a_schedule_are_refused(trained: Path, tmp_path: Path) -> 
         "distill", "segc::quickstart/quickstart.py", "--teacher", trained, "-o", tmp_path / "x.safetensors", "--iterations", 5
     )
     assert code == 2 and "train_cfg.max_iters" in result["error"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--flops", 0.5, "--teacher", "t.safetensors"], "Add --finetune"),
+        (["--flops", 0.5, "--finetune", 4, "--loss", "kd"], "Add --teacher"),
+        (["--sparsity", "2:4", "--finetune", 4, "--teacher", "t.safetensors"], "segc distill sparse.safetensors"),
+    ],
+    ids=str,
+)
+def test_pruning_refuses_a_teacher_that_would_teach_nothing(trained: Path, tmp_path: Path, words: list[Any], told: str) -> None:
+    code, result = _run("prune", trained, "-o", tmp_path / "x.safetensors", *words)
+    assert code == 2 and told in result["error"]
+
+
+def test_a_sparse_student_stays_sparse(trained: Path, tmp_path: Path) -> None:
+    plan = sparsify(load_network(None, trained), tmp_path / "sparse.safetensors").plan
+    after = _distill(tmp_path / "sparse.safetensors", trained, tmp_path / "out.safetensors", "kd")
+    assert plan.tensors and all(is_two_of_four(after[name]) for name in plan.tensors)
+    assert not _equal(after, _state(tmp_path / "sparse.safetensors"))
