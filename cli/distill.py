@@ -20,7 +20,7 @@ def distill(
     student: Annotated[str, typer.Argument(help="A checkpoint with its config (also a pruned one), or a config to train from scratch.")],
     teacher: Annotated[Path, typer.Option(help="A checkpoint of any network of the same classes.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The .safetensors file to write.")],
-    loss: Annotated[list[str] | None, typer.Option(help="KIND[:STUDENT[=TEACHER]][,OPTION=VALUE...]; repeatable. Default: kd.")] = None,
+    loss: Annotated[list[str] | None, typer.Option(help="KIND[:STUDENT[=TEACHER]][,OPTION=VALUE...]; repeatable. Default: cwd.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Checkpoint of the config: .safetensors or .pth.")] = None,
     teacher_config: Annotated[str | None, typer.Option(help="Of a teacher whose checkpoint has no config inside.")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="From a checkpoint. Default: 400. A config has a schedule.")] = None,

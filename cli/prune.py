@@ -39,7 +39,7 @@ def prune(
     steps: Annotated[int, typer.Option(help="Prune in so many steps.")] = 1,
     finetune: Annotated[int, typer.Option(help="Iterations of training after each step.")] = 0,
     teacher: Annotated[Path | None, typer.Option(help="A checkpoint, such as the whole network, that the training learns from.")] = None,
-    loss: Annotated[list[str] | None, typer.Option(help="Against the teacher; see segc distill. Default: kd.")] = None,
+    loss: Annotated[list[str] | None, typer.Option(help="Against the teacher; see segc distill. Default: cwd.")] = None,
     work_dir: Annotated[Path | None, typer.Option(help="Of the trainings. Default: beside the output.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Training images that taylor and hessian look at.")] = 32,
     seed: Annotated[int, typer.Option(help="Of random, and of those images.")] = 0,

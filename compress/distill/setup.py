@@ -16,7 +16,7 @@ from segc.core.files import sha256_file, sha256_json
 from segc.models.checkpoint import weights_sha256
 from segc.models.config import encode_config, load_config
 
-DEFAULT_LOSSES = ("kd",)
+DEFAULT_LOSSES = ("cwd",)
 
 
 @dataclass(frozen=True)
