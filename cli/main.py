@@ -21,6 +21,7 @@ from segc.cli import (
     inspect,
     models,
     parity,
+    plugins,
     predict,
     prune,
     report,
@@ -77,6 +78,7 @@ app.command("doctor")(doctor.doctor)
 app.command("predict")(predict.predict)
 app.command("benchmark")(benchmark.benchmark)
 app.add_typer(data.app, name="data")
+app.add_typer(plugins.app, name="plugins")
 
 
 def main() -> None:
