@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-SCRIPTS = ("latency", "validate", "ops_scan", "ops_attention", "ops_onnx", "ops_triton_aot", "ops_tensorrt_build", "models", "compress_ptq")
+SCRIPTS = tuple("latency validate ops_scan ops_attention ops_onnx ops_triton_aot ops_tensorrt_build models compress_ptq engines".split())
 
 
 def main() -> None:

@@ -52,8 +52,9 @@ class Flavour:
 
 
 def installed(name: str) -> bool:
-    """True when the Python bindings of this flavour's library are there (TensorRT 10 and 11 share theirs)."""
-    return importlib.util.find_spec(MODULES[name]) is not None
+    """True when the Python bindings of this flavour's library are there (TensorRT 10 and 11 share theirs); a mere folder is none."""
+    spec = importlib.util.find_spec(MODULES[name])
+    return spec is not None and spec.origin is not None
 
 
 def find_flavour(name: str | None = None) -> Flavour:

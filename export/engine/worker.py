@@ -24,6 +24,8 @@ Report = Callable[[dict[str, Any]], None]
 _LAYERS = "LayerType:"
 _MIB = 1 << 20
 _PR_SET_PDEATHSIG = 1
+# A phase of a large network has tens of thousands of steps.
+_TOLD_STEPS = 100
 
 
 @dataclass
@@ -198,12 +200,15 @@ def _make_monitor(trt: Any, report: Report) -> Any:
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
+            self.every: dict[str, int] = {}
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            self.every[phase] = max(1, steps // _TOLD_STEPS)
             report({"phase": phase, "steps": steps})
 
         def step_complete(self, phase: str, step: int) -> bool:
-            report({"step": step + 1, "of": phase})
+            if step % self.every.get(phase, 1) == 0:
+                report({"step": step + 1, "of": phase})
             return True
 
         def phase_finish(self, phase: str) -> None:
