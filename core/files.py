@@ -107,7 +107,9 @@ def write_bytes(path: Path | str, data: bytes) -> None:
 
 def write_json(path: Path | str, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically; NaN and infinity are refused because JSON has no word for them."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        json.dump(value, stream, indent=2, allow_nan=False)  # piece by piece: a result of 10^5 images has millions
+        stream.write("\n")
 
 
 def read_json(path: Path | str) -> Any:

@@ -262,7 +262,7 @@ def main(inputs: int = INPUTS, seed: int = SEED) -> int:
             conditions = {"seed": seed, "read": found.ends["read"], "refused": found.ends["refused"]}
             rows.append(Row(metric=f"failures of {what}", value=found.ends["failed"], unit="inputs", n=inputs, conditions=conditions))
             print(f"{what:24s} {dict(found.ends)}", *found.failures[:3], sep="\n  ", flush=True)
-    write_json(RESULTS, {"rows": [row.model_dump() for row in rows], "environment": environment()})
+            write_json(RESULTS, {"rows": [row.model_dump() for row in rows], "environment": environment()})
     return 1 if failed else 0
 
 

@@ -126,9 +126,6 @@ def test_run(tmp_path: Path) -> None:
     street = render_dataset(tmp_path / "street", RenderOptions(width=96, height=64, train=6, val=3))
     overrides = {
         "train_dataloader.batch_size": 2,
-        "model.data_preprocessor.size": [32, 48],
-        "train_dataloader.dataset.pipeline.1.scale": [96, 64],
-        "train_dataloader.dataset.pipeline.2.crop_size": [32, 48],
         "default_hooks.checkpoint.interval": 1,
         "train_cfg.max_iters": 4,
         "train_cfg.val_interval": 2,
