@@ -51,7 +51,7 @@ def main(whole: Path, seeds: list[int], iterations: int, variants: list[str], wo
         prune(load_network(None, whole), Target("flops", FLOPS), half)
     for seed in seeds:
         for variant in variants:
-            key = {"variant": variant, "seed": seed, "iterations": iterations, "flops": FLOPS, "teacher_sha256": teacher}
+            key = {"variant": variant, "training_seed": seed, "iterations": iterations, "flops": FLOPS, "teacher_sha256": teacher}
             if any(key.items() <= row["conditions"].items() for row in stored):
                 continue
             tuned = _tuned(whole, half, variant, seed, iterations)
