@@ -64,6 +64,7 @@ def calibrate(
     if to_cache is not None:
         write_cache(to_cache, table.ranges)
     summary = f"{len(table.ranges)} ranges by {table.method} on {len(table.images)} images ({table.select}): {path}"
+    summary += f"; channels of {len(table.rescaled)} tensors rescaled" if table.rescaled else ""
     data = {"table": str(path), "tensors": len(table.ranges), "images": len(table.images), "select": table.select, "notes": table.notes}
     return Outcome(summary, data, table.notes)
 

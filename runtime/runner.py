@@ -102,6 +102,8 @@ def open_runner(target: str | Target, backend: str | None = None, threads: int |
         return _opener(backend or "onnxruntime", "graph")(found.path, precision=found.path.stem, threads=threads)
     manifest = read_manifest(found.path)
     precision, chosen = choose(manifest, found.precision, backend)
+    if precision in _CANNOT.get(chosen, ()):
+        raise UserError(f"backend {chosen!r} has no convolution in {precision} for the CPU.", "--backend openvino")
     if chosen in BACKENDS and BACKENDS[chosen].opens == "engine":
         return _opener(chosen, "engine")(found.path, manifest, precision)
     path = graph_path(found.path, manifest, precision)

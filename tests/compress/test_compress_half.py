@@ -18,6 +18,7 @@ from segc.export.engine import rtx
 from segc.export.tensorrt_rules import check_qdq
 from segc.runtime.benchmark import all_targets
 from segc.runtime.bundle import graph_path, read_manifest
+from segc.runtime.runner import open_runner
 from segc.runtime.target import Target
 
 
@@ -62,6 +63,8 @@ def test_bf16_in_opset_22(bundle: Path, images: list[Path]) -> None:
     assert rtx.build(path, "8.6", timeout=120).layers
     assert (Target(bundle, "bundle", "bf16"), "onnxruntime") not in all_targets(bundle)
     assert (Target(bundle, "bundle", "bf16"), "openvino") in all_targets(bundle)
+    with pytest.raises(UserError, match=r"no convolution in bf16 for the CPU.*--backend openvino"):
+        open_runner(f"{bundle}@bf16")
 
 
 def test_bf16_is_refused_where_it_cannot_be_made_or_checked(
