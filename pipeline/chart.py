@@ -88,7 +88,7 @@ def _point(each: dict[str, Any], budget: float, wins: bool, across: _Axis, up: _
     yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{7 if wins else 4}" fill="{colour}"><title>{escape(told)}</title></circle>'
     label = each["name"] if each["name"] in ("all int8", "fp16", "fp32") else ""
     if wins or label:
-        yield _text(x + 9, y + 4, " ".join(filter(None, (label, "winner" if wins else ""))), size=11, weight="bold" if wins else "normal")
+        yield _text(x + 9, y - 7, ", ".join(filter(None, (label, "winner" if wins else ""))), size=11, weight="bold" if wins else "normal")
 
 
 def _front(attempts: Sequence[dict[str, Any]], across: _Axis, up: _Axis) -> str:
