@@ -1,13 +1,15 @@
 # The runtime on a Jetson, built on the Jetson: TensorRT comes with the base image, everything else from wheels.
 #   python -m build --wheel
+# BASE_IMAGE is an image of NVIDIA's container catalogue with TensorRT; docs/jetson.md says which.
 #   JetPack 7 (Python 3.12):
-#     docker build -f docker/jetson.Dockerfile -t segc-jetson .
+#     docker build -f docker/jetson.Dockerfile -t segc-jetson --build-arg BASE_IMAGE=.../tensorrt:25.08-py3 .
 #   JetPack 6 (its bindings of TensorRT are for Python 3.10; put the wheel for 3.11 of NVIDIA's TensorRT 10.3 tar for L4T into dist/):
-#     docker build -f docker/jetson.Dockerfile -t segc-jetson --build-arg BASE_IMAGE=nvcr.io/nvidia/l4t-jetpack:r36.4.0 \
+#     docker build -f docker/jetson.Dockerfile -t segc-jetson --build-arg BASE_IMAGE=.../l4t-jetpack:r36.4.0 \
 #       --build-arg PYTHON=python3.11 --build-arg CUDA_BINDINGS=12.8.* .
 #   docker run --rm --runtime nvidia -v "$PWD":/data segc-jetson predict /data/street.jpg -m /data/bundle@fp16 --backend tensorrt -o /data/out
 # Never built by us. hadolint reads it; that its wheels exist for aarch64 and these Pythons is checked with pip (docs/jetson.md).
-ARG BASE_IMAGE=nvcr.io/nvidia/tensorrt:25.08-py3
+ARG BASE_IMAGE
+# hadolint ignore=DL3006
 FROM ${BASE_IMAGE}
 ARG PYTHON=python3.12
 ARG CUDA_BINDINGS=13.0.*

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 import tempfile
 import time
 import uuid
@@ -134,16 +135,19 @@ def _use_cpu(cfg: Config, launcher: str) -> None:
         cfg.model_wrapper_cfg = {"type": "MMDistributedDataParallel", "device_ids": None, "find_unused_parameters": unused}
     if cfg.get("sync_bn"):
         cfg.sync_bn = None
-    full_precision(cfg.optim_wrapper)
+    if full_precision(cfg.optim_wrapper):
+        print("note: no GPU here, so that this trains in full precision: mmengine refuses AmpOptimWrapper on the CPU.", file=sys.stderr)
     _replace_sync_bn(cfg.model)
 
 
-def full_precision(optim_wrapper: Any) -> None:
-    """Turn mixed precision off in a config's ``optim_wrapper``, in place: mmengine refuses it on the CPU."""
-    if optim_wrapper.get("type") == "AmpOptimWrapper":
-        optim_wrapper["type"] = "OptimWrapper"
-        for option in ("loss_scale", "dtype", "use_fp64"):
-            optim_wrapper.pop(option, None)
+def full_precision(optim_wrapper: Any) -> bool:
+    """Turn mixed precision off in a config's ``optim_wrapper``, in place; False where it was off."""
+    if optim_wrapper.get("type") != "AmpOptimWrapper":
+        return False
+    optim_wrapper["type"] = "OptimWrapper"
+    for option in ("loss_scale", "dtype", "use_fp64"):
+        optim_wrapper.pop(option, None)
+    return True
 
 
 def _replace_sync_bn(node: Any) -> None:

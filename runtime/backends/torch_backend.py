@@ -39,7 +39,7 @@ class TorchRunner:
         network = load_network(None, path)
         self.contract = contract or contract_from_config(network.cfg, network.classes, network.palette, input_size="dynamic", batch=None)
         # Images come as NHWC, and what the network makes of them keeps that order: weights in another would be copied at every run.
-        self._module = DeployModule(network.model, self.contract).eval().to(memory_format=torch.channels_last)
+        self._module = DeployModule(network.model, self.contract).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._folded = False
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[Any]:
