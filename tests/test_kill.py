@@ -19,9 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from smallnet import CONTRACT, HEIGHT, WIDTH, photos, small_bundle
 
 from segc.core.images import write_image
+from segc.data.render import RenderOptions, render_dataset
 
 KILLS, SEED = int(os.environ.get("SEGC_KILLS", "3")), 7
 IMAGES = 600
@@ -114,5 +116,37 @@ def test_validate(tmp_path: Path, many: Path, workers: int) -> None:
         lambda: content(bundle, "results/*"),
         KILLS if workers == 1 else max(1, KILLS // 2),
         SEED + workers,
+    )
+    assert kills >= KILLS // 2
+
+
+@pytest.mark.slow
+def test_run(tmp_path: Path) -> None:
+    """A whole recipe, its training too; what is compared is all that is no measurement of time."""
+    street = render_dataset(tmp_path / "street", RenderOptions(width=96, height=64, train=6, val=3))
+    overrides = {
+        "train_dataloader.batch_size": 2,
+        "default_hooks.checkpoint.interval": 1,
+        "train_cfg.max_iters": 4,
+        "train_cfg.val_interval": 2,
+    }
+    recipe = {
+        "name": "killed",
+        "config": "segc::quickstart/quickstart.py",
+        "train": {"overrides": overrides},
+        "data": {"root": str(street)},
+        "calibrate": {"count": 4},
+        "quantize": {"least_agreement": 0},
+        "validate": {"min_gain": 0, "max_drop": 100},
+        "benchmark": {"runs": 2, "warmup": 0},
+    }
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    work = tmp_path / "work"
+    kills = kill_and_resume(
+        ["run", str(tmp_path / "r.yaml"), "--work-dir", str(work)],
+        lambda: shutil.rmtree(work, ignore_errors=True),
+        lambda: content(work, "train/best.safetensors", "bundle/*.onnx", "bundle/calibration.json", "bundle/results/validation.*"),
+        KILLS,
+        SEED,
     )
     assert kills >= KILLS // 2

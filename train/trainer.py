@@ -85,6 +85,7 @@ def train(
     finished = _finished(work, cfg) if resume else None
     if finished:
         return finished
+    lasting = _without_this_run(cfg)
     last = last_checkpoint(work) if resume else None
     if last:
         check_same_training(cfg, read_checkpoint(last).config, work)
@@ -95,7 +96,7 @@ def train(
         for hook in (ContinueHook(), FiniteLossHook(), MeanBuffersHook(), progress, stop):
             runner.register_hook(hook)
         runner.train()
-        return _finish(runner, cfg, work, start, progress.first)
+        return _finish(runner, lasting, work, start, progress.first)
 
 
 def prepare(cfg: Config, work: Path, launcher: str = "none", seed: int | None = None) -> Config:
@@ -124,6 +125,14 @@ def prepare(cfg: Config, work: Path, launcher: str = "none", seed: int | None = 
     cfg.visualizer = {"type": "SegLocalVisualizer", "vis_backends": backends}
     cfg.randomness = {"seed": 0, **cfg.get("randomness", {}), **({} if seed is None else {"seed": seed})}
     return cfg
+
+
+def _without_this_run(cfg: Config) -> Config:
+    """What goes into the weights' file: a training that was stopped and went on writes the same bytes as one that was not."""
+    lasting = cfg.copy()
+    for key in ("experiment_name", "work_dir", "launcher"):
+        lasting.pop(key, None)
+    return lasting
 
 
 def _use_cpu(cfg: Config, launcher: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections import Counter
 from pathlib import Path
@@ -42,7 +43,7 @@ class OpenVinoRunner:
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
-        core = openvino.Core()
+        core = _core()
         try:
             self._model = core.compile_model(core.read_model(_without_functions(path)), "CPU", settings)
         except RuntimeError as error:
@@ -65,6 +66,16 @@ class OpenVinoRunner:
     def close(self) -> None:
         """Free the compiled model."""
         del self._request, self._model
+
+
+@functools.cache
+def _core() -> openvino.Core:
+    """The one core of this process.
+
+    Its CPU plugin changes the main thread's signal stack and puts the earlier one back when it goes. Two that do not go in the opposite order
+    leave a stack that was freed, on which the next signal, such as ^C, ends the process (2026.4.1).
+    """
+    return openvino.Core()
 
 
 def _without_functions(path: Path) -> Path | bytes:

@@ -54,3 +54,22 @@ def test_a_wide_depthwise_convolution_is_compiled(tmp_path: Path) -> None:
     graph = tmp_path / "model.onnx"
     onnx.save(wide_depthwise_model(), graph)
     subprocess.run([sys.executable, "-c", _LOAD, str(graph)], check=True, timeout=60)
+
+
+_TWO = """
+import signal, sys
+from pathlib import Path
+from segc.runtime.backends.openvino_backend import OpenVinoRunner
+first, second = (OpenVinoRunner(Path(sys.argv[1]), threads=1) for _ in range(2))
+first.close()
+del first
+second.close()
+del second
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_an_interrupt_after_two_runners_is_an_interrupt(tmp_path: Path) -> None:
+    graph = small_bundle(tmp_path / "bundle") / "model.onnx"
+    process = subprocess.run([sys.executable, "-c", _TWO, str(graph)], capture_output=True, text=True, timeout=60)
+    assert "KeyboardInterrupt" in process.stderr, process.returncode
