@@ -72,8 +72,8 @@ class OpenVinoRunner:
 def _core() -> openvino.Core:
     """The one core of this process.
 
-    Its CPU plugin changes the main thread's signal stack and puts the earlier one back when it goes. Two that do not go in the opposite order
-    leave a stack that was freed, on which the next signal, such as ^C, ends the process (2026.4.1).
+    Its CPU plugin changes the main thread's signal stack and puts the earlier one back when it goes. Two that do not go in the opposite
+    order leave a stack that was freed, on which the next signal, such as ^C, ends the process (2026.4.1).
     """
     return openvino.Core()
 
