@@ -1,4 +1,6 @@
-"""Deploy graphs of SegFormer-B0 and DeepLabV3+ R50 at 512x512, fp32 and int8, on ONNX Runtime and OpenVINO, against torch eager.
+"""Deploy graphs of SegFormer-B0 and DeepLabV3+ R50 at 512x512, fp32 and int8, on ONNX Runtime and OpenVINO, against our torch backend.
+
+That is torch eager with batch normalisations folded into convolutions (``segc.models.fold``).
 
     python -m benchmarks.latency [NETWORK ...]
 
