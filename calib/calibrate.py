@@ -18,7 +18,7 @@ from segc.core.contract import Contract
 from segc.core.errors import UserError
 from segc.core.files import sha256_file, sha256_json
 from segc.data.dataset import SegmentationSet, open_dataset
-from segc.runtime.backends.onnx_metadata import refuse_external_data
+from segc.runtime.backends.onnx_metadata import load_graph
 from segc.runtime.bundle import Manifest, graph_path, read_manifest
 
 FEW_IMAGES = 8
@@ -64,8 +64,7 @@ def calibrate(
     chosen = choose_images(images, count, seed, select)
     manifest = read_manifest(bundle)
     graph = graph_path(bundle, manifest, "fp32")
-    refuse_external_data(graph)
-    model = onnx.load(graph)
+    model = load_graph(graph)
     factors = choose_factors(model, manifest.contract, chosen, equalize, smooth_quant, threads)
     histograms = collect(rescaled(model, factors), manifest.contract, chosen, threads)
     table = CalibrationTable(
@@ -153,7 +152,7 @@ def import_cache(bundle: Path | str, cache: Path, output: Path | None = None) ->
     """
     bundle, found = Path(bundle), read_cache(cache)
     manifest = read_manifest(bundle)
-    graph = onnx.load(graph_path(bundle, manifest, "fp32")).graph
+    graph = load_graph(graph_path(bundle, manifest, "fp32")).graph
     known = {name for node in graph.node for name in node.output} & found.keys()
     if not known:
         raise UserError(

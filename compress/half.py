@@ -17,7 +17,7 @@ from segc.core.files import atomic_path, sha256_file
 from segc.export.exporter import verification_images
 from segc.export.onnx_graph import opset_of
 from segc.export.verify import pick
-from segc.runtime.backends.onnx_metadata import refuse_external_data
+from segc.runtime.backends.onnx_metadata import load_graph
 from segc.runtime.bundle import Graph, Manifest, graph_file, graph_path, read_manifest, write_manifest
 from segc.runtime.runner import backends_for
 
@@ -58,8 +58,7 @@ def halve_bundle(
     bundle, source = Path(bundle), HALF[precision]
     manifest = read_manifest(bundle)
     path = graph_path(bundle, manifest, source)
-    refuse_external_data(path)
-    model = onnx.load(path)
+    model = load_graph(path)
     kept_by_name = known_nodes(model, keep)
     check_scales(model)
     chosen = pick(verification_images(images, manifest.provenance.get("data")), ANALYSED_IMAGES)

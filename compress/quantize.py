@@ -25,7 +25,7 @@ from segc.core.progress import track
 from segc.export.exporter import verification_images
 from segc.export.tensorrt_rules import check_qdq
 from segc.export.verify import pick
-from segc.runtime.backends.onnx_metadata import refuse_external_data
+from segc.runtime.backends.onnx_metadata import load_graph
 from segc.runtime.bundle import Graph, Manifest, graph_file, graph_path, read_manifest, write_manifest
 from segc.runtime.runner import installed_backends, open_runner
 from segc.runtime.segmenter import Segmenter
@@ -72,8 +72,7 @@ def quantize_bundle(
     fp32 = graph_path(bundle, manifest, "fp32")
     ranges = bundle_table(bundle, table, manifest)
     corrected_on = _calibration_images(bundle, ranges, calibration_images) if bias_correction else []
-    refuse_external_data(fp32)
-    model = rescaled(onnx.load(fp32), ranges.rescaled)
+    model = rescaled(load_graph(fp32), ranges.rescaled)
     placement = place(model, known_nodes(model, keep) | float_nodes(model, precisions or {}), chains)
     quantized = quantize_graph(model, ranges.ranges, placement)
     notes = _notes(placement, ranges, table or bundle / TABLE) | ({"precisions": dict(precisions)} if precisions else {})

@@ -25,6 +25,7 @@ from segc.export.verify import pick
 from segc.pipeline.executor import Executor
 from segc.pipeline.stopwatch import Stopwatch, Timing
 from segc.pipeline.trials import Plan, Trial, Trials
+from segc.runtime.backends.onnx_metadata import load_graph
 from segc.runtime.bundle import graph_path, read_manifest
 from segc.validate.bootstrap import Bootstrap, Interval, paired_drops
 from segc.validate.source import data_of
@@ -69,7 +70,7 @@ class Attempts:
         self.manifest = read_manifest(bundle)
         self.fp32 = graph_path(bundle, self.manifest, "fp32")
         self.table = bundle_table(bundle, None, self.manifest)
-        self.model = rescaled(onnx.load(self.fp32), self.table.rescaled)
+        self.model = rescaled(load_graph(self.fp32), self.table.rescaled)
         self.blocks = int8_blocks(self.model, blocks_of(self.model))
         if not self.blocks:
             raise UserError(f"nothing in {self.fp32} may become int8: it has no convolution or matrix product before its logits.")

@@ -19,11 +19,19 @@ from smallnet import CONTRACT, small_bundle, small_model
 from toy import make_bundle
 from typer.testing import CliRunner
 
+from segc.calib.calibrate import contract_hash, import_cache
+from segc.calib.table import TABLE, CalibrationTable, write_table
+from segc.calib.tensorrt_cache import write_cache
 from segc.cli.main import app
 from segc.core.contract import Contract
 from segc.core.errors import UserError
-from segc.core.files import read_json
+from segc.core.files import read_json, sha256_file
+from segc.export.engine.add import add_engine
+from segc.export.engine.flavour import Flavour
+from segc.export.engine.settings import EngineSettings
 from segc.models.network import load_network
+from segc.pipeline.attempts import Attempts
+from segc.pipeline.executor import InProcess
 from segc.pipeline.recipe import load_recipe
 from segc.runtime.backends.onnx_metadata import refuse_external_data
 from segc.runtime.bundle import read_manifest
@@ -107,6 +115,42 @@ def test_what_onnx_itself_puts_into_other_files_is_seen_and_a_whole_file_passes(
     onnx.save(model, tmp_path / "parts.onnx")
     with pytest.raises(UserError, match="other files"):
         refuse_external_data(tmp_path / "parts.onnx")
+
+
+@pytest.fixture
+def parted(tmp_path: Path) -> Path:
+    """A bundle whose weights lie in a file beside its graph, with a calibration table."""
+    model = small_model()
+    convert_model_to_external_data(model, location="w.bin", size_threshold=0)
+    bundle = small_bundle(tmp_path / "parted", model)
+    table = CalibrationTable(
+        method="mse",
+        percentile=None,
+        seed=0,
+        graph_sha256=sha256_file(bundle / "model.onnx"),
+        contract_sha256=contract_hash(CONTRACT),
+        images=[],
+        ranges={},
+    )
+    write_table(bundle / TABLE, table)
+    return bundle
+
+
+def test_an_engine_is_not_built_from_weights_in_other_files(parted: Path) -> None:
+    flavour = Flavour("rtx", "1.7.1", ("8.6",), hosts_plugins=False)
+    with pytest.raises(UserError, match="other files"):
+        add_engine(parted, "fp32", EngineSettings(compute_capability="8.6"), flavour=flavour)
+
+
+def test_a_cache_is_not_read_for_a_graph_with_weights_in_other_files(parted: Path, tmp_path: Path) -> None:
+    write_cache(tmp_path / "int8.cache", {"stem": 1.0})
+    with pytest.raises(UserError, match="other files"):
+        import_cache(parted, tmp_path / "int8.cache")
+
+
+def test_a_search_does_not_read_weights_in_other_files(parted: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="other files"):
+        Attempts(parted, tmp_path / "work", "onnxruntime", InProcess(), limit=None, runs=1, threads=1)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from segc.export.engine.form import Choice, Form, choose_form, without_bodies
 from segc.export.engine.settings import EngineSettings, profile_of
 from segc.export.engine.worker import Done, Job
 from segc.export.tensorrt_rules import check_qdq
+from segc.runtime.backends.onnx_metadata import load_graph
 from segc.runtime.bundle import Engine, Manifest, Profile, engine_file, graph_path, read_manifest, write_manifest
 from segc.runtime.gpu import Gpu, find_gpu
 
@@ -135,7 +136,7 @@ def _plan(
 ) -> _Plan:
     gpu, source = find_gpu(), source_of(precision, settings)
     path = graph_path(bundle, manifest, source)
-    model = onnx.load(path)
+    model = load_graph(path)
     _check_pairs(model, path)
     target = settings.compute_capability or (gpu.compute_capability if gpu else None)
     form = choose_form(model, plugins, flavour, target, libraries)
@@ -158,7 +159,7 @@ def _job(plan: _Plan, bundle: Path, folder: Path) -> Job:
     graph, calibration = plan.graph, folder / "calibration.cache"
     if plan.form.libraries:
         graph = folder / plan.graph.name
-        onnx.save(without_bodies(onnx.load(plan.graph)), graph)
+        onnx.save(without_bodies(load_graph(plan.graph)), graph)
     if plan.settings.implicit_int8:
         write_cache(calibration, read_table(bundle / TABLE).ranges, version=_version_number(plan.flavour.version))
     dynamic = plan.profile.min != plan.profile.max

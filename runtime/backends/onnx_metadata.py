@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from segc.core.errors import UserError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 _METADATA_PROPS, _FUNCTIONS = 14, 25
 # Message -> number of a field that holds further messages -> which: the way from a model to its tensors.
@@ -63,6 +67,19 @@ def refuse_external_data(path: Path) -> None:
         raise UserError(f"{path} is not an ONNX file, or it is damaged.") from error
     if external:
         raise UserError(f"{path} keeps weights in other files (ONNX external data), which are not read.", "Save it as one file.")
+
+
+def load_graph(path: Path) -> ModelProto:
+    """A graph with all of its weights; needs the onnx package.
+
+    Raises:
+        UserError: see ``refuse_external_data``.
+    """
+    import onnx
+
+    refuse_external_data(path)
+    model: ModelProto = onnx.load(path)
+    return model
 
 
 def _names_files(data: memoryview, kind: str) -> bool:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from segc.core.contract import Contract
 from segc.core.images import read_image
 from segc.export.onnx_graph import INPUT
+from segc.runtime.backends.onnx_metadata import load_graph
 from segc.runtime.segmenter import network_image, network_inputs, resize_logits, resize_map, windows
 from segc.validate.parity.cut import Misfit, Piece, find_cuts
 from segc.validate.parity.trace import Array, Box, Trace, average
@@ -36,7 +37,7 @@ class DeployedPipeline:
     """
 
     def __init__(self, path: Path, contract: Contract, std: Sequence[float]) -> None:
-        model = onnx.load(path)
+        model = load_graph(path)
         cuts = find_cuts(model, path)
         self.contract = contract
         self.numbers = _numbers(model)
