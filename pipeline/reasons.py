@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,13 @@ def reasons(fp32: ModelProto, int8: Path, backend: str) -> list[str]:
         fp32: the graph that int8 was made from. int8: the Q/DQ graph. backend: that runs it.
     """
     executed = executed_nodes(int8, backend)
-    floats = [node for node in fp32.graph.node if node.name in place(fp32).kept]
+    placement = place(fp32)
     counted = [
         (_count(executed, _PAIRS[backend]), f"Q/DQ or conversion nodes are left in the graph that {backend} runs"),
         (_count(executed, _REFORMATS[backend]), "nodes only reformat tensors there"),
         (len(_depthwise(fp32)), "convolutions are depthwise: memory bounds them, not arithmetic"),
-        (sum(node.op_type == "Resize" for node in floats), "resizes run in float"),
-        (float_islands(fp32), "islands of float nodes lie between int8 ones, with a conversion on each side"),
+        (sum(node.op_type == "Resize" and node.name in placement.kept for node in fp32.graph.node), "resizes run in float"),
+        (float_islands(fp32, placement.quantized), "islands of float nodes lie between int8 ones, with a conversion on each side"),
     ]
     return [f"{count} {text}" for count, text in counted if count]
 
@@ -57,9 +58,9 @@ def executed_nodes(path: Path, backend: str) -> Counter[str]:
         return Counter(node.op_type for node in onnx.load(optimised).graph.node)
 
 
-def float_islands(model: ModelProto) -> int:
-    """Connected groups of nodes that int8 leaves in float, with an int8 node both before and behind them."""
-    placed = set(place(model).quantized)
+def float_islands(model: ModelProto, quantized: Iterable[str]) -> int:
+    """Connected groups of nodes that are not among the int8 ones named ``quantized``, with one of those both before and behind them."""
+    placed = set(quantized)
     makers = {name: node for node in model.graph.node for name in node.output}
     group: dict[str, str] = {}
     fed, feeding = set(), set()

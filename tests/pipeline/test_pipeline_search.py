@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from segc.cli.main import app
 from segc.compress.cast import PAIR
+from segc.compress.placement import place
 from segc.core.errors import UserError
 from segc.pipeline.attempts import Attempts, without_leftovers
 from segc.pipeline.executor import InProcess
@@ -141,7 +142,7 @@ def test_a_budget_that_is_none(labelled_bundle: Path, tmp_path: Path, budget: fl
 
 def test_reasons_are_counted(labelled_bundle: Path, tmp_path: Path) -> None:
     model = small_model()
-    assert float_islands(model) == 0, "the upsampled branch joins what int8 does not reach again"
+    assert float_islands(model, place(model).quantized) == 0, "the upsampled branch joins what int8 does not reach again"
     attempts = Attempts(labelled_bundle, tmp_path, "onnxruntime", InProcess(), limit=None, runs=2, threads=1)
     with without_leftovers(tmp_path, InProcess()):
         told = reasons(model, attempts.graph({}), "onnxruntime")
@@ -161,7 +162,7 @@ def test_float_islands() -> None:
             node.input[0] = f"soft_{node.input[0]}"
     del model.graph.node[:]
     model.graph.node.extend([*nodes[:5], softmax[0], *nodes[5:7], softmax[1], *nodes[7:]])
-    assert float_islands(model) == 2
+    assert float_islands(model, place(model).quantized) == 2
 
 
 def segc(*words: str) -> tuple[int, str]:
