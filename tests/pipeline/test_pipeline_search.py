@@ -152,6 +152,12 @@ def test_reasons_are_counted(labelled_bundle: Path, tmp_path: Path) -> None:
     assert told[0].startswith(f"{left} Q/DQ") and any(reason.startswith("1 resizes run in float") for reason in told)
 
 
+def test_a_backend_that_does_not_tell_what_it_runs_leaves_the_reasons_of_the_graph(labelled_bundle: Path, tmp_path: Path) -> None:
+    attempts = Attempts(labelled_bundle, tmp_path, "onnxruntime", InProcess(), limit=None, runs=2, threads=1)
+    with without_leftovers(tmp_path, InProcess()):
+        assert reasons(small_model(), attempts.graph({}), "onnxruntime_cuda") == ["1 resizes run in float"]
+
+
 def test_float_islands() -> None:
     """conv -> Softmax -> conv is one, and a second one beside it counts when it is not connected with the first."""
     model = small_model()
