@@ -28,14 +28,14 @@ def sensitivity(
 
     Example: segc sensitivity bundle/ --backend openvino
     """
-    from segc.pipeline.chart import sensitivity_svg
-    from segc.pipeline.sensitivity import sensitivity as run
-
     with open_attempts(Options(source, weights, data, work_dir, backend, limit, runs, threads, ray, ray_address)) as (attempts, _, work):
+        from segc.pipeline.chart import sensitivity_svg
+        from segc.pipeline.sensitivity import sensitivity as run
+
         found = run(attempts)
-    path = work / f"sensitivity.{found['backend']}.json"
-    write_json(path, found)
-    write_text(path.with_suffix(".svg"), sensitivity_svg(found))
+        path = work / f"sensitivity.{found['backend']}.json"
+        write_json(path, found)
+        write_text(path.with_suffix(".svg"), sensitivity_svg(found))
     worst = max(found["blocks"], key=lambda record: record["only_float"]["regained"])
     summary = (
         f"int8 loses {found['int8']['drop']:+.2f} points; most of it comes back with {worst['block']} in float "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from segc.cli.main import app
 from segc.compress.quantize import quantize_bundle
 from segc.core.errors import UserError
+from segc.core.files import write_text
 from segc.core.images import read_image, write_image
 from segc.data.dataset import open_dataset
 from segc.pipeline import trials as module
@@ -174,6 +176,28 @@ def test_the_verb_writes_a_table_and_a_picture(labelled_bundle: Path, work: Path
     ]
     picture = (work / "sensitivity.onnxruntime.svg").read_text()
     assert picture.count("<rect") == 1 + 2 + 4 * 3 and "inner" in picture
+
+
+def test_an_install_without_training_is_told_what_is_missing(labelled_bundle: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "segc.pipeline.attempts", None)
+    monkeypatch.delitem(sys.modules, "segc.pipeline.sensitivity")
+    code, told = segc("sensitivity", str(labelled_bundle), "--work-dir", str(work))
+    assert code == 2 and "trying precisions needs the Python package" in told and "pip install 'segc[train]'" in told
+
+
+def test_the_verb_writes_before_it_lets_go_of_the_folder(
+    labelled_bundle: Path, work: Path, clock: Callable[[Clock], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock(by_int8(10.0, 2.0))
+
+    def write(path: Path, text: str) -> None:
+        with pytest.raises(UserError, match="another segc works"), without_leftovers(work, InProcess()):
+            pass
+        write_text(path, text)
+
+    monkeypatch.setattr("segc.cli.sensitivity.write_text", write)
+    words = ["sensitivity", str(labelled_bundle), "--work-dir", str(work), "--runs", "2", "--threads", "1", "--no-ray", "--limit", "2"]
+    assert segc(*words)[0] == 0 and (work / "sensitivity.onnxruntime.svg").exists()
 
 
 def test_what_does_not_go_together(labelled_bundle: Path, tmp_path: Path) -> None:
