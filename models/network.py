@@ -79,7 +79,7 @@ def load_network(
 
 
 def save_network(network: Network, path: Path | str) -> None:
-    """Write weights, config, class names and palette into one ``.safetensors`` file, atomically.
+    """Write weights, config, class names and palette into one ``.safetensors`` file, atomically; equal networks give equal bytes.
 
     Raises:
         UserError: the file cannot be written, or the config holds objects.
@@ -94,6 +94,17 @@ def save_network(network: Network, path: Path | str) -> None:
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.model.state_dict().items()}
     with atomic_path(path) as temporary:
         save_file(state, temporary, metadata)
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put a safetensors file's metadata, which the library writes in another order every time, in that of their names."""
+    with path.open("r+b") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        stream.seek(8)
+        stream.write(json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(size))
 
 
 def check_weights(model: nn.Module) -> None:

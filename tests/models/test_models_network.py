@@ -59,6 +59,13 @@ def test_safetensors_keep_everything(network: Network, tmp_path: Path) -> None:
     assert (found.classes, found.palette) == (network.classes, network.palette)
 
 
+def test_equal_networks_are_equal_files(network: Network, tmp_path: Path) -> None:
+    written = [tmp_path / f"{index}.safetensors" for index in range(4)]
+    for path in written:
+        save_network(network, path)
+    assert len({path.read_bytes() for path in written}) == 1
+
+
 def test_the_hash_of_weights_is_that_of_the_tensors(network: Network, tmp_path: Path) -> None:
     """Not of the file, whose metadata has no fixed order."""
     save_network(network, tmp_path / "net.safetensors")
