@@ -52,7 +52,8 @@ def explore(costs: Mapping[str, float], bounds: Callable[[Sequence[Floats]], Seq
 
     def ask(*sets: Floats) -> list[Bound]:
         new = [each for each in dict.fromkeys(sets) if each not in tried]
-        tried.update(zip(new, bounds(new), strict=True))
+        if new:
+            tried.update(zip(new, bounds(new), strict=True))
         return [tried[each] for each in sets]
 
     def fits(floats: Floats) -> bool:
@@ -63,7 +64,7 @@ def explore(costs: Mapping[str, float], bounds: Callable[[Sequence[Floats]], Seq
         ask(Floats())
         return tried
     start = ask(Floats(), base)[1]
-    if fits(base):
+    if start.upper <= max_drop:
         return tried
     others = [block for block in costs if block not in base]
     singles = dict(zip(others, ask(*(base | {block} for block in others)), strict=True))

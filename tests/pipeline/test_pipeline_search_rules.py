@@ -34,6 +34,7 @@ class Separable:
         self.asked: list[Floats] = []
 
     def bounds(self, sets: Sequence[Floats]) -> list[Bound]:
+        assert sets, "it asks for nothing"
         self.asked += sets
         return [Bound(self.drop(floats), self.upper(floats)) for floats in sets]
 
