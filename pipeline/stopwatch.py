@@ -40,7 +40,8 @@ class Stopwatch:
 
     def measure(self, graphs: Sequence[Path]) -> list[Timing]:
         """The timings of some graphs, in their order; those that were measured on this machine before are read."""
-        files = {path: self._file(path) for path in graphs}
+        references = [sha256_file(path) for path in self.references]
+        files = {path: self._file(path, references) for path in graphs}
         missing = [path for path in dict.fromkeys(graphs) if not files[path].is_file()]
         for start in range(0, len(missing), GROUP):
             group = missing[start : start + GROUP]
@@ -54,7 +55,8 @@ class Stopwatch:
         results = benchmark_many(targets, threads=self.threads, runs=self.runs, images=self.images)
         return [value_of(result, "engine_p50") for result in results]
 
-    def _file(self, graph: Path) -> Path:
-        hashes = [sha256_file(path) for path in (graph, *self.references)]
+    def _file(self, graph: Path, references: Sequence[str]) -> Path:
+        """Where the timing of a graph lies; ``references``: their hashes."""
+        hashes = [sha256_file(graph), *references]
         where = [self.backend, package_version(BACKENDS[self.backend].package), cpu_name(), self.threads, self.runs, len(self.images)]
         return self.folder / f"{sha256_json([hashes, where])[:32]}.latency.json"
