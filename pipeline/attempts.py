@@ -71,7 +71,9 @@ class Attempts:
         self.fp32 = graph_path(bundle, self.manifest, "fp32")
         self.table = bundle_table(bundle, None, self.manifest)
         self.model = rescaled(load_graph(self.fp32), self.table.rescaled)
-        self.blocks = int8_blocks(self.model, blocks_of(self.model))
+        blocks = blocks_of(self.model)
+        self._every_block = list(blocks)
+        self.blocks = int8_blocks(self.model, blocks)
         if not self.blocks:
             raise UserError(f"nothing in {self.fp32} may become int8: it has no convolution or matrix product before its logits.")
         self.work = work
@@ -94,14 +96,14 @@ class Attempts:
         threads = self.threads or "backend default"
         return {"backend": self.backend, "threads": threads, "split": self.plan.split, "fp32_sha256": self.manifest.graphs["fp32"].sha256}
 
-    @property
+    @cached_property
     def images(self) -> list[Path]:
         """The labelled images."""
         return self.plan.dataset.image_paths[: self.plan.limit]
 
     def all_in(self, precision: str) -> dict[str, str]:
         """Every block in one precision, also those without an int8 form."""
-        return dict.fromkeys(blocks_of(self.model), precision)
+        return dict.fromkeys(self._every_block, precision)
 
     def graph(self, precisions: Precisions) -> Path:
         """The deploy graph of some precisions, built when it is asked for first."""
