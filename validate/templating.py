@@ -11,7 +11,7 @@ def render(template: str, **values: Any) -> str:
     """A template of ``validate/templates`` filled in; a value it names and does not get is an error."""
     templates = Environment(
         loader=PackageLoader("segc.validate", "templates"),
-        autoescape=select_autoescape(["html.j2"]),
+        autoescape=select_autoescape(["html.j2", "svg.j2"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -82,6 +82,15 @@ def test_a_video_gives_a_page_that_loads_nothing(pair: tuple[str, str], tmp_path
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page) and str(tmp_path) not in page
 
 
+def test_names_of_frames_are_text_on_the_page(pair: tuple[str, str], tmp_path: Path) -> None:
+    """Also under the timeline, which is a template of its own."""
+    frames = footage(tmp_path / "frames", [20, 140])
+    (frames / "000.png").rename(frames / "<b>x.png")
+    page = tmp_path / "page.html"
+    assert CliRunner().invoke(app, ["compare", *pair, str(frames), "-o", str(page)]).exit_code == 0
+    assert "<b>x" not in page.read_text() and page.read_text().count("&lt;b&gt;x") > 1
+
+
 def test_mistakes_are_refused(pair: tuple[str, str], tmp_path: Path) -> None:
     frames = str(footage(tmp_path / "frames", [1]))
     assert CliRunner().invoke(app, ["compare", *pair, frames, "-o", "page.png"]).exit_code == 2
