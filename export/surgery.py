@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+_LAYOUT = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast")
 
 
 class View:
@@ -49,6 +51,26 @@ class View:
 def attributes(node: NodeProto) -> dict[str, Any]:
     """Attribute name -> value."""
     return {item.name: helper.get_attribute_value(item) for item in node.attribute}
+
+
+def decided_on(model: ModelProto) -> str | None:
+    """The tensor that the class is decided on: what the ArgMax above the output reads, or the output of a graph of logits or probabilities.
+
+    Reshapes, transpositions and casts on the way are walked over. None for a graph that decides in another way.
+    """
+    output = model.graph.output[0]
+    if output.type.tensor_type.elem_type in (TensorProto.FLOAT, TensorProto.FLOAT16):
+        return str(output.name)
+    makers = {name: node for node in model.graph.node for name in node.output}
+    found = makers.get(_behind(output.name, makers))
+    return _behind(found.input[0], makers) if found is not None and found.op_type == "ArgMax" else None
+
+
+def _behind(name: str, makers: Mapping[str, NodeProto]) -> str:
+    """The tensor below all that only changes the layout of ``name``."""
+    while (node := makers.get(name)) is not None and node.op_type in _LAYOUT:
+        name = node.input[0]
+    return name
 
 
 def count_users(model: ModelProto) -> dict[str, int]:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto
 
 from segc.core.contract import Contract, Size
 from segc.core.errors import CheckFailed, UserError
@@ -20,6 +20,7 @@ from segc.core.images import Image, read_image
 from segc.core.progress import track
 from segc.core.rows import package_version
 from segc.export.onnx_graph import INPUT
+from segc.export.surgery import decided_on
 from segc.models.deploy import DeployModule
 from segc.runtime.segmenter import network_image, resize_image, windows
 
@@ -110,8 +111,8 @@ class _Graph:
         self.contract = contract
         twin = _with_logits(model) if contract.output == "argmax" else None
         try:
-            self.shipped = _session(model)
-            self.twin = _session(twin) if twin is not None else None
+            self.shipped = cpu_session(model)
+            self.twin = cpu_session(twin) if twin is not None else None
         except Exception as error:
             raise CheckFailed(f"ONNX Runtime does not load the exported graph: {_first_line(error)}") from error
 
@@ -119,7 +120,7 @@ class _Graph:
         """(class map of the shipped graph, its logits or probabilities N,K,H,W)."""
         try:
             found = self.shipped.run(None, {INPUT: images})[0]
-            logits = found if self.twin is None else _as_maps(self.twin.run([_TWIN], {INPUT: images})[0], found.shape[1:])
+            logits = found if self.twin is None else as_maps(self.twin.run([_TWIN], {INPUT: images})[0], found.shape[1:])
         except Exception as error:
             size = "x".join(map(str, images.shape[:3]))
             other = "" if None not in (self.contract.batch, self.contract.height) else " Give a fixed --input-size and --batch."
@@ -127,7 +128,7 @@ class _Graph:
         return (found if self.twin is not None else logits.argmax(1)), logits
 
 
-def _as_maps(logits: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
+def as_maps(logits: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
     """Logits (N, K, H, W), also of a network that gives them as products (N, K, H W), whose reshaping was walked over."""
     flat = logits.ndim == 3 and logits.shape[2] == size[0] * size[1]
     return logits.reshape(*logits.shape[:2], *size) if flat else logits
@@ -137,36 +138,27 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0][:300]
 
 
-def _session(model: ModelProto) -> Any:
+def cpu_session(model: ModelProto, disabled: Sequence[str] = ()) -> Any:
+    """A graph in ONNX Runtime on the CPU, without the optimizers named in ``disabled``."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=[*disabled]
+    )
 
 
 def _with_logits(model: ModelProto) -> ModelProto:
     """A copy of the graph whose second output is what its argmax decides on: the logits (N, K, H, W)."""
+    name = decided_on(model)
+    if name is None:
+        raise CheckFailed("the exported graph has no ArgMax above its output: its logits cannot be checked.")
     twin = ModelProto()
     twin.CopyFrom(model)
-    makers = {name: node for node in twin.graph.node for name in node.output}
-    name = _argmax_node(twin).input[0]
-    while makers[name].op_type in ("Reshape", "Transpose"):
-        name = makers[name].input[0]
     twin.graph.node.append(onnx.helper.make_node("Identity", [name], [_TWIN]))
     twin.graph.output.append(onnx.helper.make_tensor_value_info(_TWIN, onnx.TensorProto.FLOAT, None))
     return twin
-
-
-def _argmax_node(model: ModelProto) -> NodeProto:
-    """The ArgMax above the output."""
-    makers = {name: node for node in model.graph.node for name in node.output}
-    name = model.graph.output[0].name
-    while name in makers and makers[name].op_type != "ArgMax":
-        name = makers[name].input[0]
-    if name not in makers:
-        raise CheckFailed("the exported graph has no ArgMax above its output: its logits cannot be checked.")
-    return makers[name]
 
 
 def _batches(images: Sequence[Path], contract: Contract) -> Iterator[NDArray[np.uint8]]:

@@ -18,7 +18,7 @@ from segc.core.images import read_image
 from segc.core.progress import track
 from segc.core.rows import package_version
 from segc.data.dataset import SegmentationSet, open_dataset
-from segc.export.surgery import drop_unused
+from segc.export.surgery import decided_on, drop_unused
 from segc.export.verify import pick
 from segc.pipeline.executor import TRIAL_THREADS, Executor
 from segc.runtime.runner import BACKENDS, open_runner
@@ -141,14 +141,12 @@ def decibels(signal: NDArray[Any], approximation: NDArray[Any]) -> float:
 
 
 def logits_graph(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """The graph up to what its last ArgMax reads; itself where it gives logits, None where it decides in another way."""
-    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
-    if model.graph.output[0].type.tensor_type.elem_type in floats:
-        return model
-    deciding = [node for node in model.graph.node if node.op_type == "ArgMax"]
-    if not deciding:
+    """The graph up to the tensor that the class is decided on; itself where it gives logits, None where it decides in another way."""
+    name = decided_on(model)
+    if name is None:
         return None
-    name = deciding[-1].input[0]
+    if name == model.graph.output[0].name:
+        return model
     inferred = onnx.shape_inference.infer_shapes(model)
     cut = onnx.ModelProto()
     cut.CopyFrom(model)

@@ -82,6 +82,9 @@ def test_a_graph_that_decides_by_a_threshold_shows_no_logits(tmp_path: Path) -> 
     from toy import DYNAMIC, save_graph
 
     assert logits_graph(onnx.load(save_graph(tmp_path / "toy.onnx", DYNAMIC))) is None
+    model = onnx.load(tmp_path / "toy.onnx")
+    model.graph.node.append(onnx.helper.make_node("ArgMax", ["float"], ["aside"]))
+    assert logits_graph(model) is None, "its class map is not that of the ArgMax"
     logits = onnx.load(save_graph(tmp_path / "logits.onnx", DYNAMIC.model_copy(update={"output": "logits"})))
     assert logits_graph(logits) is logits
 

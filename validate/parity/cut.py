@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,16 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from segc.core.errors import UserError
-from segc.export.onnx_graph import INPUT, OUTPUTS
-from segc.export.surgery import View, drop_unused
+from segc.export.onnx_graph import INPUT
+from segc.export.surgery import View, decided_on, drop_unused
+from segc.export.verify import cpu_session
+from segc.runtime.backends.onnx_runtime import DISABLED_OPTIMIZERS, WRONG_FOR_HALF
 
 _SAMPLING = ("Cast", "Transpose", "Gather", "Slice", "Resize", "Floor", "Round", "Clip", "Identity")
 _AFFINE = ("Add", "Sub", "Mul", "Div")
-_LAYOUT = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast")
 _UPSAMPLING = ("Resize", "Slice", "Identity", "Cast", "QuantizeLinear", "DequantizeLinear", "Softmax")
 _LARGEST_AFFINE = 3  # values: one a channel
+_WRONG = (*DISABLED_OPTIMIZERS, *WRONG_FOR_HALF)
 
 
 class Misfit(Exception):
@@ -56,7 +57,9 @@ def find_cuts(model: ModelProto, path: Path) -> Cuts:
     affine = [node.op_type for node in chain[start:]]
     normalized = chain[-1].output[0] if chain else INPUT
     resized = (chain[start - 1].output[0] if start else INPUT) if set(affine) & set(_AFFINE) else normalized
-    upsampled = _decided_on(model, view, path)
+    upsampled = decided_on(model)
+    if upsampled is None:
+        raise UserError(f"{path} has no ArgMax above its class map: its stages cannot be told apart.", "Export it again.")
     scaled = bool({"Mul", "Div"} & set(affine))
     return Cuts(resized, normalized, scaled, _before_upsampling(upsampled, view), upsampled, model.graph.output[0].name)
 
@@ -85,17 +88,6 @@ def _preprocesses(node: NodeProto, name: str, view: View, chain: list[NodeProto]
     return node.op_type in _AFFINE and all(other is not None and other.size <= _LARGEST_AFFINE for other in others)
 
 
-def _decided_on(model: ModelProto, view: View, path: Path) -> str:
-    """The tensor that the class is decided on: below the ArgMax, or the output of a graph of logits or probabilities."""
-    output = model.graph.output[0].name
-    if output != OUTPUTS["argmax"]:
-        return output
-    found = view.makers.get(_behind(output, _LAYOUT, view))
-    if found is None or found.op_type != "ArgMax":
-        raise UserError(f"{path} has no ArgMax above its class map: its stages cannot be told apart.", "Export it again.")
-    return _behind(found.input[0], _LAYOUT, view)
-
-
 def _before_upsampling(name: str, view: View) -> str:
     """The tensor below the resizes that bring the logits to the image's size."""
     found = name
@@ -103,12 +95,6 @@ def _before_upsampling(name: str, view: View) -> str:
         name = node.input[0]
         found = name if node.op_type == "Resize" else found
     return found
-
-
-def _behind(name: str, ops: Sequence[str], view: View) -> str:
-    while (node := view.makers.get(name)) is not None and node.op_type in ops:
-        name = node.input[0]
-    return name
 
 
 class Piece:
@@ -124,7 +110,7 @@ class Piece:
         self.source = source
         self._same = source == result
         self._shape = [] if any_size else View(model).shape(source)
-        self._session = None if self._same else _session(_between(model, source, result, any_size))
+        self._session = None if self._same else cpu_session(_between(model, source, result, any_size), _WRONG)
 
     def __call__(self, value: NDArray[Any], images: NDArray[np.uint8] | None = None) -> NDArray[Any]:
         """The result for one sample (without the batch axis) of the source; ``images`` is the graph's own input, batch included.
@@ -182,15 +168,3 @@ def _info(model: ModelProto, name: str) -> onnx.ValueInfoProto:
 
 def _without_shape(info: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(info.name, info.type.tensor_type.elem_type, None)
-
-
-def _session(model: ModelProto) -> Any:
-    import onnxruntime
-
-    from segc.runtime.backends.onnx_runtime import DISABLED_OPTIMIZERS, WRONG_FOR_HALF
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=[*DISABLED_OPTIMIZERS, *WRONG_FOR_HALF]
-    )

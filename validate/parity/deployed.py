@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from segc.core.contract import Contract
 from segc.core.images import read_image
 from segc.export.onnx_graph import INPUT
+from segc.export.verify import as_maps
 from segc.runtime.backends.onnx_metadata import load_graph
 from segc.runtime.segmenter import network_image, network_inputs, resize_logits, resize_map, windows
 from segc.validate.parity.cut import Misfit, Piece, find_cuts
@@ -93,7 +93,7 @@ class DeployedPipeline:
 
     def _upsampled(self, trace: Trace) -> Array:
         images = self._input(trace)
-        maps = [self._as_map(self._upsample(logits, images).astype(np.float32), images) for logits in trace.logits]
+        maps = [as_maps(self._upsample(logits, images).astype(np.float32)[None], images.shape[1:3])[0] for logits in trace.logits]
         if self._slides:
             found = average(maps, trace.windows, trace.normalize.shape[1:])
         elif len(maps) == 1:
@@ -126,11 +126,6 @@ class DeployedPipeline:
             return window
         below, right = size[0] - window.shape[1], size[1] - window.shape[2]
         return np.pad(window, ((0, 0), (0, max(below, 0)), (0, max(right, 0))))
-
-    @staticmethod
-    def _as_map(logits: Array, images: NDArray[Any]) -> Array:
-        """(K, H, W) of logits that a network gives as products (K, H W)."""
-        return logits if logits.ndim == 3 else logits.reshape(len(logits), *images.shape[1:3])
 
 
 def _numbers(model: onnx.ModelProto) -> str:
