@@ -45,13 +45,12 @@ class Cuts:
     output: str
 
 
-def find_cuts(model: ModelProto, path: Path) -> Cuts:
+def find_cuts(model: ModelProto, view: View, path: Path) -> Cuts:
     """The stages of a deploy graph, by its operators: from the image up to the first that is not preprocessing, and back from the output.
 
     Raises:
         UserError: the graph has no class decision above its output; ``path`` is named.
     """
-    view = View(model)
     chain = _preprocessing(model, view)
     start = next((index + 1 for index in reversed(range(len(chain))) if chain[index].op_type not in (*_AFFINE, "Cast")), 0)
     affine = [node.op_type for node in chain[start:]]
@@ -101,15 +100,15 @@ class Piece:
     """The part of a graph that turns one tensor into another, in ONNX Runtime on the CPU; ``INPUT`` is fed beside it where it is read.
 
     Args:
-        model: the deploy graph.
+        model, view: the deploy graph.
         source, result: names of tensors.
         any_size: the part acts pixel by pixel, so that maps of any size may be given whatever the graph says.
     """
 
-    def __init__(self, model: ModelProto, source: str, result: str, any_size: bool = False) -> None:
+    def __init__(self, model: ModelProto, view: View, source: str, result: str, any_size: bool = False) -> None:
         self.source = source
         self._same = source == result
-        self._shape = [] if any_size else View(model).shape(source)
+        self._shape = [] if any_size else view.shape(source)
         self._session = None if self._same else cpu_session(_between(model, source, result, any_size), _WRONG)
 
     def __call__(self, value: NDArray[Any], images: NDArray[np.uint8] | None = None) -> NDArray[Any]:

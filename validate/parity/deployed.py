@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from segc.core.contract import Contract
 from segc.core.images import read_image
 from segc.export.onnx_graph import INPUT
+from segc.export.surgery import View
 from segc.export.verify import as_maps
 from segc.runtime.backends.onnx_metadata import load_graph
 from segc.runtime.segmenter import network_image, network_inputs, resize_logits, resize_map, windows
@@ -38,15 +39,16 @@ class DeployedPipeline:
 
     def __init__(self, path: Path, contract: Contract, std: Sequence[float]) -> None:
         model = load_graph(path)
-        cuts = find_cuts(model, path)
+        view = View(model)
+        cuts = find_cuts(model, view, path)
         self.contract = contract
         self.numbers = _numbers(model)
         self._slides = contract.inference.mode == "slide"
-        self._resize = Piece(model, INPUT, cuts.resized)
-        self._normalize = Piece(model, cuts.resized, cuts.normalized, any_size=True)
-        self._network = Piece(model, cuts.normalized, cuts.logits)
-        self._upsample = Piece(model, cuts.logits, cuts.upsampled)
-        self._decide = Piece(model, cuts.upsampled, cuts.output)
+        self._resize = Piece(model, view, INPUT, cuts.resized)
+        self._normalize = Piece(model, view, cuts.resized, cuts.normalized, any_size=True)
+        self._network = Piece(model, view, cuts.normalized, cuts.logits)
+        self._upsample = Piece(model, view, cuts.logits, cuts.upsampled)
+        self._decide = Piece(model, view, cuts.upsampled, cuts.output)
         self._order = self._channel_order()
         # The exporter may have put the division by the standard deviation into the first convolution.
         self.std = np.asarray(std, np.float32)[:, None, None]
