@@ -82,9 +82,8 @@ def measure(name: str) -> dict[str, Any]:
 def graphs(bundle: Path) -> dict[str, ModelProto]:
     """The fp16 and the int8 graph of a bundle's fp32 graph, not compared with it."""
     manifest = read_manifest(bundle)
-    path = graph_path(bundle, manifest, "fp32")
-    ranges = {name: found.amax for name, found in collect(path, manifest.contract, _images()).items()}
-    model = onnx.load(path)
+    model = onnx.load(graph_path(bundle, manifest, "fp32"))
+    ranges = {name: found.amax for name, found in collect(model, manifest.contract, _images()).items()}
     half = cast_graph(model, FP16, keep_in_fp32(model, FP16, ranges))
     return dict(zip(PRECISIONS, (half, quantize_graph(model, ranges, place(model))), strict=True))
 

@@ -86,13 +86,13 @@ def calibrate(
     return path
 
 
-def collect(graph: Path | ModelProto, contract: Contract, images: Sequence[Path], threads: int | None = None) -> dict[str, AbsHistogram]:
+def collect(model: ModelProto, contract: Contract, images: Sequence[Path], threads: int | None = None) -> dict[str, AbsHistogram]:
     """Histogram of |x| of every float activation of a graph, over the images as the runtime would feed them.
 
     Raises:
         UserError: an activation is NaN or infinite; the tensor and the image are named.
     """
-    model = onnx.shape_inference.infer_shapes(graph if isinstance(graph, ModelProto) else onnx.load(graph))
+    model = onnx.shape_inference.infer_shapes(model)
     histograms = {name: AbsHistogram() for name in _activations(model)}
     for path, values in stream(model, list(histograms), images, contract, "calibrating", threads):
         for (name, histogram), value in zip(histograms.items(), values, strict=True):

@@ -62,7 +62,7 @@ def halve_bundle(
     kept_by_name = known_nodes(model, keep)
     check_scales(model)
     chosen = pick(verification_images(images, manifest.provenance.get("data")), ANALYSED_IMAGES)
-    magnitudes = largest_magnitudes(path, manifest.contract, chosen, threads)
+    magnitudes = largest_magnitudes(model, manifest.contract, chosen, threads)
     target = FORMATS.get(precision, FP16)
     model = _with_forms(floor_weight_scales(model, target.smallest), target)
     kept = keep_in_fp32(model, target, magnitudes, kept_by_name)

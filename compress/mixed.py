@@ -56,9 +56,9 @@ def lower_blocks(model: ModelProto, graph: ModelProto, precisions: Mapping[str, 
     return cast_graph(graph, FP16, keep_in_fp32(graph, FP16, magnitudes, full))
 
 
-def largest_magnitudes(graph: Path, contract: Contract, images: Sequence[Path], threads: int | None = None) -> dict[str, float]:
+def largest_magnitudes(model: ModelProto, contract: Contract, images: Sequence[Path], threads: int | None = None) -> dict[str, float]:
     """Tensor -> largest magnitude of a graph on a few of the images: what decides whether it fits into fp16."""
-    return {tensor: found.amax for tensor, found in collect(graph, contract, pick(images, ANALYSED_IMAGES), threads).items()}
+    return {tensor: found.amax for tensor, found in collect(model, contract, pick(images, ANALYSED_IMAGES), threads).items()}
 
 
 def check_scales(model: ModelProto) -> None:

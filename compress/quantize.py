@@ -80,7 +80,7 @@ def quantize_bundle(
         correction = correct_biases(model, quantized, corrected_on, manifest.contract)
         quantized, notes = correction.model, {**notes, "bias_correction": _told(correction, len(corrected_on))}
     if precisions and lowers(precisions):
-        magnitudes = largest_magnitudes(fp32, manifest.contract, verification_images(images, manifest.provenance.get("data")))
+        magnitudes = largest_magnitudes(model, manifest.contract, verification_images(images, manifest.provenance.get("data")))
         quantized = lower_blocks(model, quantized, precisions, magnitudes)
     path = bundle / graph_file(PRECISION)
     with atomic_path(path) as temporary:

@@ -137,7 +137,7 @@ class Attempts:
 
     @cached_property
     def _magnitudes(self) -> dict[str, float]:
-        return largest_magnitudes(self.fp32, self.manifest.contract, self.images)
+        return largest_magnitudes(self.model, self.manifest.contract, self.images)
 
 
 @contextmanager

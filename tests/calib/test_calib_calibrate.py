@@ -67,8 +67,8 @@ def test_same_seed_same_table_and_one_image_is_noted(bundle: Path, images: list[
     assert "only 1 calibration" in read_table(first).notes[0] and len(read_table(first).images) == 1
 
 
-def test_histograms_do_not_grow(bundle: Path, images: list[Path]) -> None:
-    histograms = collect(bundle / "model.onnx", CONTRACT, images * 3, threads=1)
+def test_histograms_do_not_grow(images: list[Path]) -> None:
+    histograms = collect(small_model(), CONTRACT, images * 3, threads=1)
     assert all(item.counts.shape == (BINS,) and len(vars(item)) == 3 for item in histograms.values())
     assert histograms["stem"].counts.sum() == 9 * 8 * 32 * 48
 

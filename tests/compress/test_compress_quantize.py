@@ -164,6 +164,20 @@ def test_onnx_runtime_leaves_a_convolution_with_two_readers_in_float(quantized: 
     assert ops["QLinearConv"] == 2 and ops["Conv"] + ops["FusedConv"] == 3
 
 
+def test_what_fits_into_fp16_is_asked_of_the_rescaled_graph(images: list[Path], tmp_path: Path) -> None:
+    """Before it is rescaled, ``mix`` does not reach 20; after, a million."""
+    model = small_model()
+    model.opset_import[0].version = 20
+    bundle = small_bundle(tmp_path / "rescaled", model)
+    calibrate(bundle, images, threads=1)
+    table = read_table(bundle / "calibration.json")
+    write_table(bundle / "calibration.json", table.model_copy(update={"rescaled": {"mix": [1e-5] * 8}}))
+    manifest = quantize_bundle(bundle, precisions={"mix": "fp16"}, images=images)
+    written = onnx.shape_inference.infer_shapes(onnx.load(bundle / "model.int8.onnx"))
+    types = {item.name: item.type.tensor_type.elem_type for item in written.graph.value_info}
+    assert types["mix"] == onnx.TensorProto.FLOAT and manifest.graphs["int8"].parity["pixel_agreement"] > 0.95
+
+
 def test_refusals_leave_the_bundle_as_it_was(bundle: Path, images: list[Path], tmp_path: Path) -> None:
     before = files(bundle)
     with pytest.raises(UserError, match=r"no node 'inne'.*Did you mean 'inner'"):
