@@ -21,6 +21,7 @@ from segc.compress.placement import place
 from segc.compress.quantize import bundle_table, quantize_graph
 from segc.core.errors import UserError
 from segc.core.files import atomic_path, explain_write_errors, sha256_json
+from segc.export.exporter import verification_images
 from segc.export.verify import pick
 from segc.pipeline.executor import Executor
 from segc.pipeline.stopwatch import Stopwatch, Timing
@@ -137,7 +138,9 @@ class Attempts:
 
     @cached_property
     def _magnitudes(self) -> dict[str, float]:
-        return largest_magnitudes(self.model, self.manifest.contract, self.images)
+        """On the images of ``quantize_bundle``, whatever the limit: what is scored is what it will write."""
+        images = verification_images(None, self.manifest.provenance.get("data"))
+        return largest_magnitudes(self.model, self.manifest.contract, images)
 
 
 @contextmanager

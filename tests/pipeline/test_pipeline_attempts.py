@@ -13,8 +13,10 @@ import onnx
 import onnxruntime as ort
 import pytest
 from clocks import Clock, by_int8
+from smallnet import constant, small_bundle, small_model
 from typer.testing import CliRunner
 
+from segc.calib.calibrate import calibrate
 from segc.cli.main import app
 from segc.compress.quantize import quantize_bundle
 from segc.core.errors import UserError
@@ -53,6 +55,21 @@ def test_a_drop_is_that_of_validate(labelled_bundle: Path, work: Path, tmp_path:
         row = next(row for row in result["rows"] if row["metric"] == "drop mIoU")
         assert (accuracy.drop.value, accuracy.drop.low, accuracy.drop.high) == (row["value"], row["ci_low"], row["ci_high"])
     assert read_manifest(bundle).graphs["int8"].notes["precisions"] == MIXED[-1]
+
+
+def test_a_graph_is_scored_as_it_will_be_written_whatever_the_limit(labelled_bundle: Path, work: Path, tmp_path: Path) -> None:
+    """``down`` leaves fp16 on the third image only."""
+    model = small_model()
+    model.opset_import[0].version = 20
+    for item in model.graph.initializer:
+        if item.name in ("down_w", "down_b"):
+            item.CopyFrom(constant(item.name, onnx.numpy_helper.to_array(item) * 65504 / 2 / 15))
+    bundle = small_bundle(tmp_path / "bundle", model)
+    write_manifest(bundle, read_manifest(bundle).model_copy(update={"provenance": read_manifest(labelled_bundle).provenance}))
+    calibrate(bundle, open_dataset(read_manifest(bundle).provenance["data"]["root"]).image_paths, threads=1)
+    manifest = quantize_bundle(bundle, precisions={"down": "fp16"})
+    attempts = Attempts(bundle, work, "onnxruntime", InProcess(), limit=2, runs=2, threads=1)
+    assert attempts.graph({"down": "fp16"}).read_bytes() == (bundle / manifest.graphs["int8"].file).read_bytes()
 
 
 def test_sqnr_is_that_of_the_logits(labelled_bundle: Path, work: Path) -> None:
