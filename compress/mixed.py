@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from onnx import ModelProto
@@ -39,21 +39,23 @@ def float_nodes(model: ModelProto, precisions: Mapping[str, str]) -> frozenset[s
     return frozenset(name for block, names in blocks.items() if precisions.get(block, DEFAULT) not in INT8 for name in names)
 
 
-def lower_blocks(model: ModelProto, graph: ModelProto, precisions: Mapping[str, str], magnitudes: Mapping[str, float]) -> ModelProto:
+def lower_blocks(
+    model: ModelProto, graph: ModelProto, precisions: Mapping[str, str], magnitudes: Callable[[], Mapping[str, float]]
+) -> ModelProto:
     """``graph``, made from ``model``, with the float nodes of its 16-bit blocks cast to fp16; itself where there is no such block.
 
     Args:
-        magnitudes: tensor -> largest magnitude on real images.
+        magnitudes: gives tensor -> largest magnitude on real images; called where there is such a block.
 
     Raises:
         UserError: see ``check_scales``.
     """
-    if not lowers(precisions):
+    if not any(precision in HALF for precision in precisions.values()):
         return graph
     check_scales(graph)
     full = [name for block, names in blocks_of(model).items() if precisions.get(block, DEFAULT) not in HALF for name in names]
     graph = floor_weight_scales(graph, FP16.smallest)
-    return cast_graph(graph, FP16, keep_in_fp32(graph, FP16, magnitudes, full))
+    return cast_graph(graph, FP16, keep_in_fp32(graph, FP16, magnitudes(), full))
 
 
 def largest_magnitudes(model: ModelProto, contract: Contract, images: Sequence[Path], threads: int | None = None) -> dict[str, float]:
@@ -73,11 +75,6 @@ def check_scales(model: ModelProto) -> None:
             f"a Q/DQ graph of opset {opset} has fp32 scales only; 16-bit ones need opset {_FIRST_OPSET_WITH_HALF_SCALES}.",
             "Export the bundle again with --opset 20.",
         )
-
-
-def lowers(precisions: Mapping[str, str]) -> bool:
-    """True when a block is to compute in fp16."""
-    return any(precision in HALF for precision in precisions.values())
 
 
 def _check(blocks: Mapping[str, list[str]], precisions: Mapping[str, str]) -> None:

@@ -14,7 +14,7 @@ from segc.calib.rescale import rescaled
 from segc.calib.select import images_in, training_set
 from segc.calib.table import TABLE, CalibrationTable, read_table
 from segc.compress.bias import Correction, correct_biases
-from segc.compress.mixed import float_nodes, largest_magnitudes, lower_blocks, lowers
+from segc.compress.mixed import float_nodes, largest_magnitudes, lower_blocks
 from segc.compress.placement import REASON_USER, WEIGHTED, Placement, place
 from segc.compress.qdq import insert_qdq
 from segc.core.contract import CONTRACT_KEY
@@ -79,9 +79,7 @@ def quantize_bundle(
     if bias_correction:
         correction = correct_biases(model, quantized, corrected_on, manifest.contract)
         quantized, notes = correction.model, {**notes, "bias_correction": _told(correction, len(corrected_on))}
-    if precisions and lowers(precisions):
-        magnitudes = largest_magnitudes(model, manifest.contract, verification_images(images, manifest.provenance.get("data")))
-        quantized = lower_blocks(model, quantized, precisions, magnitudes)
+    quantized = lower_blocks(model, quantized, precisions or {}, lambda: _magnitudes(model, images, manifest))
     path = bundle / graph_file(PRECISION)
     with atomic_path(path) as temporary:
         onnx.save(quantized, temporary)
@@ -201,6 +199,10 @@ def known_nodes(model: ModelProto, keep: Sequence[str]) -> frozenset[str]:
 
 def _check_images(images: Sequence[Path] | Path | None, manifest: Manifest) -> list[Path]:
     return pick(verification_images(images, manifest.provenance.get("data")), CHECK_IMAGES)
+
+
+def _magnitudes(model: ModelProto, images: Sequence[Path] | Path | None, manifest: Manifest) -> dict[str, float]:
+    return largest_magnitudes(model, manifest.contract, verification_images(images, manifest.provenance.get("data")))
 
 
 def _calibration_images(bundle: Path, table: CalibrationTable, folder: Path | None) -> list[Path]:

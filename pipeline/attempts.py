@@ -16,7 +16,7 @@ import onnx
 
 from segc.calib.rescale import rescaled
 from segc.compress.blocks import blocks_of, int8_blocks
-from segc.compress.mixed import DEFAULT, INT8, float_nodes, largest_magnitudes, lower_blocks, lowers
+from segc.compress.mixed import DEFAULT, INT8, float_nodes, largest_magnitudes, lower_blocks
 from segc.compress.placement import place
 from segc.compress.quantize import bundle_table, quantize_graph
 from segc.core.errors import UserError
@@ -121,7 +121,7 @@ class Attempts:
         placement = place(self.model, float_nodes(self.model, precisions))
         if any(precisions.get(block, DEFAULT) in INT8 for block in self.blocks):
             graph = quantize_graph(self.model, self.table.ranges, placement)
-        return lower_blocks(self.model, graph, precisions, self._magnitudes) if lowers(precisions) else graph
+        return lower_blocks(self.model, graph, precisions, lambda: self._magnitudes)
 
     def accuracy(self, attempts: Sequence[Precisions], what: str) -> list[Accuracy]:
         """What each attempt lost; ``what`` is told as progress."""

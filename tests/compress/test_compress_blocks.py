@@ -124,7 +124,7 @@ def test_without_module_names_a_block_is_a_weighted_node() -> None:
 def mixed(model: ModelProto, precisions: dict[str, str]) -> ModelProto:
     ranges = {name: 4.0 for node in model.graph.node for name in (*node.input, *node.output)}
     quantized = quantize_graph(model, ranges, place(model, float_nodes(model, precisions)))
-    return lower_blocks(model, quantized, precisions, {})
+    return lower_blocks(model, quantized, precisions, dict)
 
 
 def int8_convs(model: ModelProto) -> set[str]:
@@ -166,4 +166,4 @@ def test_unknown_names_tell_the_nearest(precisions: dict[str, str], told: str) -
 
 def test_nothing_is_lowered_without_a_half_block() -> None:
     graph = helper.make_model(helper.make_graph([], "g", [], []))
-    assert lower_blocks(small_model(), graph, {"inner": "fp32"}, {}) is graph
+    assert lower_blocks(small_model(), graph, {"inner": "fp32"}, lambda: pytest.fail("nothing is to be measured")) is graph
