@@ -70,14 +70,14 @@ class CalibrationTable(BaseModel):
         named: dict[str, list[Path]] = {}
         for path in candidates:
             named.setdefault(path.name, []).append(path)
-        found = {image.name: _with_content(named.get(image.name, []), image.sha256) for image in self.images}
-        missing = [name for name, path in found.items() if path is None]
+        found = [_with_content(named.get(image.name, []), image.sha256) for image in self.images]
+        missing = [image.name for image, path in zip(self.images, found, strict=True) if path is None]
         if missing or not found:
             told = f"{len(missing)} of {len(found)} calibration images ({', '.join(missing[:3])})" if missing else "calibration images"
             raise UserError(
                 f"the table's {told} are not among the {len(candidates)} images to look in.", "Name their folder: --calibration-images DIR"
             )
-        return [path for path in found.values() if path is not None]
+        return [path for path in found if path is not None]
 
 
 def _with_content(paths: Sequence[Path], sha256: str) -> Path | None:

@@ -15,6 +15,7 @@ from smallnet import CONTRACT, HEIGHT, WIDTH, constant, photos, small_bundle, sm
 from typer.testing import CliRunner
 
 from segc.calib.calibrate import calibrate
+from segc.calib.select import images_in
 from segc.calib.table import read_table
 from segc.cli.main import app
 from segc.compress.bias import REASON_NO_BIAS, REASON_SCALED, correct_biases, output_errors
@@ -136,6 +137,15 @@ def test_of_a_bundle(images: list[Path], tmp_path: Path) -> None:
     assert notes["bias_correction"]["images"] == 3 and set(notes["bias_correction"]["shifts_rms"]) == {"stem", "inner", "down"}
     assert notes["calibration"]["equalize"] and notes["calibration"]["rescaled_tensors"] == 1
     assert (bundle / "model.int8.onnx").read_bytes() != plain
+
+
+def test_images_of_one_name_in_two_folders_are_all_found(images: list[Path], tmp_path: Path) -> None:
+    paths = [tmp_path / "photos" / folder / "0001.png" for folder in ("a", "b")]
+    for source, path in zip(images, paths, strict=False):
+        path.parent.mkdir(parents=True)
+        shutil.copyfile(source, path)
+    table = read_table(calibrate(small_bundle(tmp_path / "bundle"), paths, threads=1))
+    assert table.find_images(images_in(tmp_path / "photos")) == paths
 
 
 def test_images_are_found_by_content(images: list[Path], tmp_path: Path) -> None:
