@@ -22,7 +22,7 @@ from segc.compress.placement import WEIGHTED
 from segc.core.contract import Contract
 from segc.core.errors import UserError
 from segc.export.onnx_graph import opset_of
-from segc.export.surgery import add_constant, attributes, count_users
+from segc.export.surgery import add_constant, attributes
 
 _FIRST_OPSET_WITH_AXES_INPUT = 18
 REASON_NO_BIAS = "a product without an addition behind it has no bias"
@@ -142,7 +142,6 @@ class _Biases:
         self.model = model
         self.nodes = {node.name: node for node in model.graph.node}
         self.constants = {item.name: item for item in model.graph.initializer}
-        self.users = count_users(model)
 
     def subtract(self, name: str, error: NDArray[Any]) -> str:
         """Subtract a vector from the bias of a node; the reason where it has none, else empty."""
