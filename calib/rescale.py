@@ -75,6 +75,8 @@ def rescaled(model: ModelProto, factors: Mapping[str, list[float]]) -> ModelProt
     """
     copy = ModelProto()
     copy.CopyFrom(model)
+    if not factors:
+        return copy
     joints = {joint.tensor: joint for joint in find_joints(copy)}
     values = _Values(copy)
     for tensor, wanted in factors.items():
