@@ -125,15 +125,21 @@ def _notes(images: Images, chosen: Sequence[Path], manifest: Manifest) -> list[s
     """What a reader of the table should know: few images, images of one class, or images that validation is measured on."""
     few = [f"only {len(chosen)} calibration images: ranges may be too small; {DEFAULT_COUNT} or more are usual"]
     notes = few if len(chosen) < FEW_IMAGES else []
-    classes = classes_in(images, chosen) if isinstance(images, SegmentationSet) else None
-    if classes is not None and len(classes) < 2 < len(manifest.contract.classes):
-        told = f"the labels of all calibration images show {classes[0] if classes else 'no class'} only"
-        notes.append(f"{told}: ranges may not hold for the other {len(manifest.contract.classes) - len(classes)} classes")
+    notes += _few_classes(images, chosen, len(manifest.contract.classes)) if isinstance(images, SegmentationSet) else []
     shared = shared_images(chosen, _validation_images(manifest))
     if shared:
         told = f"{len(shared)} of {len(chosen)} calibration images are validation images too, such as {shared[0].name}"
         notes.append(f"{told}: the drop will look too small")
     return notes
+
+
+def _few_classes(images: SegmentationSet, chosen: Sequence[Path], classes: int) -> list[str]:
+    """A note where the labels show one class or none of more than two; only then are they read."""
+    if classes <= 2:
+        return []
+    seen = classes_in(images, chosen)
+    told = f"the labels of all calibration images show {seen[0] if seen else 'no class'} only"
+    return [f"{told}: ranges may not hold for the other {classes - len(seen)} classes"] if len(seen) < 2 else []
 
 
 def _validation_images(manifest: Manifest) -> list[Path]:
