@@ -42,7 +42,7 @@ def choose_factors(
     if not equalize and smooth_quant is None:
         return {}
     if smooth_quant is not None:
-        check_alpha(smooth_quant)
+        _check_alpha(smooth_quant)
     if not find_joints(model):
         raise UserError("no tensor of this graph can be rescaled between two weights.", "Leave out --equalize and --smooth-quant.")
     factors = equalizing_factors(model) if equalize else {}
@@ -117,11 +117,7 @@ def smoothing_factors(model: ModelProto, magnitudes: Mapping[str, Vector], alpha
     Args:
         magnitudes: tensor that a joint's reader sees -> largest magnitude of each channel on real images.
         alpha: between 0 (all stays in the activations) and 1 (all goes into the weights).
-
-    Raises:
-        UserError: alpha outside [0, 1].
     """
-    check_alpha(alpha)
     values = _Values(model)
     found = {}
     for joint in find_joints(model):
@@ -130,12 +126,7 @@ def smoothing_factors(model: ModelProto, magnitudes: Mapping[str, Vector], alpha
     return found
 
 
-def check_alpha(alpha: float) -> None:
-    """Refuse an exponent that SmoothQuant does not know.
-
-    Raises:
-        UserError: outside [0, 1].
-    """
+def _check_alpha(alpha: float) -> None:
     if not 0 <= alpha <= 1:
         raise UserError(f"--smooth-quant is {alpha:g}; expected a share between 0 and 1.", "--smooth-quant 0.5")
 

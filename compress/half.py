@@ -23,7 +23,6 @@ from segc.runtime.runner import backends_for
 
 # Precision of a graph -> precision of the graph it is made from.
 HALF = {"fp16": "fp32", "int8-fp16": "int8", "bf16": "fp32"}
-FORMATS = {"bf16": BF16}
 # bf16 rounds eight times as coarsely as fp16.
 LEAST_AGREEMENT = {"fp16": 0.99, "int8-fp16": 0.99, "bf16": 0.97}
 _FIRST_OPSET_WITH_BF16 = 22
@@ -63,7 +62,7 @@ def halve_bundle(
     check_scales(model)
     chosen = pick(verification_images(images, manifest.provenance.get("data")), ANALYSED_IMAGES)
     magnitudes = largest_magnitudes(model, manifest.contract, chosen, threads)
-    target = FORMATS.get(precision, FP16)
+    target = BF16 if precision == "bf16" else FP16
     model = _with_forms(floor_weight_scales(model, target.smallest), target)
     kept = keep_in_fp32(model, target, magnitudes, kept_by_name)
     written = bundle / graph_file(precision)

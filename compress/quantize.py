@@ -23,6 +23,7 @@ from segc.core.files import atomic_path, sha256_file
 from segc.core.images import read_image
 from segc.core.progress import track
 from segc.export.exporter import verification_images
+from segc.export.onnx_graph import opset_of
 from segc.export.tensorrt_rules import check_qdq
 from segc.export.verify import pick
 from segc.runtime.backends.onnx_metadata import load_graph
@@ -93,7 +94,7 @@ def quantize_bundle(
     return _record(bundle, manifest, path, quantized, parity, notes)
 
 
-def quantized_before(bundle: Path, bias_correction: bool = False) -> bool:
+def quantized_before(bundle: Path, bias_correction: bool) -> bool:
     """Whether a bundle's int8 graph was made of its table as it is now, of all nodes, with the same choice of ``bias_correction``.
 
     Raises:
@@ -222,8 +223,7 @@ def _told(correction: Correction, images: int) -> dict[str, Any]:
 
 
 def _record(bundle: Path, manifest: Manifest, path: Path, model: ModelProto, parity: dict[str, Any], notes: dict[str, Any]) -> Manifest:
-    opset = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
-    graph = Graph(file=path.name, sha256=sha256_file(path), opset=opset, parity=parity, notes=notes)
+    graph = Graph(file=path.name, sha256=sha256_file(path), opset=opset_of(model), parity=parity, notes=notes)
     manifest = manifest.model_copy(update={"graphs": {**manifest.graphs, PRECISION: graph}})
     assert CONTRACT_KEY in {prop.key for prop in model.metadata_props}
     write_manifest(bundle, manifest)
