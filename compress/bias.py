@@ -71,7 +71,7 @@ def correct_biases(
 def output_errors(
     full: ModelProto, quantized: ModelProto, images: Sequence[Path], contract: Contract, threads: int | None = None
 ) -> Errors:
-    """Node -> mean over images and positions of (quantized - fp32) for each output channel, both on the fp32 network's activations."""
+    """Node -> mean over batches and positions of (quantized - fp32) for each output channel, both on the fp32 network's activations."""
     both, outputs = _side_by_side(full, quantized)
     total: Errors = {}
     count = 0

@@ -133,7 +133,7 @@ def quantize_graph(model: ModelProto, ranges: Mapping[str, float], placement: Pl
 def compare(
     full: Path, lowered: Path, images: Sequence[Path], against: str = "fp32", backends: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Share of pixels to which both graphs give the same class, on every installed backend; the least of them decides.
+    """Share of pixels to which both graphs give the same class, on each of the backends; the least of them decides.
 
     Args:
         full, lowered: the graph of precision ``against``, and the one made from it.
