@@ -62,7 +62,8 @@ class Profile(BaseModel):
 class Engine(BaseModel):
     """One TensorRT engine of the bundle, and all that decides whether a machine can run it.
 
-    file, sha256: relative, inside the bundle. precision, graph_sha256: of the graph in ``graphs`` it was built from (its SHA-256 then).
+    file, sha256: relative, inside the bundle. precision: what it computes in. graph_sha256: of the graph in ``graphs`` it was built from
+    (its SHA-256 then): that of its precision, fp32's for implicit int8.
     flavour: ``rtx`` (TensorRT-RTX), ``10`` or ``11`` (TensorRT); version: of the library that built it, as it tells it ("10.3.0.26").
     compute_capability: of the GPU it is for ("8.6"); gpu: the GPU's name where it was built on it, None where it was built without one.
     machine: the builder's processor and system ("x86_64 Linux"): an engine runs on no other.
@@ -93,6 +94,11 @@ class Engine(BaseModel):
     settings: dict[str, Any] = Field(default_factory=dict)
     command: str
     notes: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """Precision of the graph it was built from."""
+        return "fp32" if self.settings.get("implicit_int8") else self.precision
 
 
 class Manifest(BaseModel):
@@ -161,6 +167,12 @@ def graph_path(folder: Path | str, manifest: Manifest, precision: str) -> Path:
             f"segc export {folder} --precision {precision}",
         )
     return _verified(Path(folder), graph, "Export the bundle again.")
+
+
+def graph_precision(manifest: Manifest, precision: str) -> str:
+    """Precision of the graph that runs in a precision: the same; where there is none, of the graph its engine was built from."""
+    built = {engine.precision: engine.source for engine in manifest.engines}
+    return precision if precision in manifest.graphs else built.get(precision, precision)
 
 
 def engine_file(engine: Engine) -> str:

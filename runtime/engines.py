@@ -68,9 +68,11 @@ def pick_engine(bundle: Path, manifest: Manifest, precision: str, backend: str, 
     chosen = fitting[-1]
     if chosen.weights_stripped:
         raise UserError(f"{chosen.file} has no weights: it was built stripped.", f"Build it whole: {build}")
-    graph = manifest.graphs.get(precision)
+    graph = manifest.graphs.get(chosen.source)
     if graph is None or graph.sha256 != chosen.graph_sha256:
-        raise UserError(f"{chosen.file} was built from another {precision!r} graph than the bundle holds now.", f"Build it again: {build}")
+        raise UserError(
+            f"{chosen.file} was built from another {chosen.source!r} graph than the bundle holds now.", f"Build it again: {build}"
+        )
     return chosen
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from segc.core.errors import UserError
 from segc.core.files import sha256_file
-from segc.runtime.bundle import MANIFEST, is_bundle, read_manifest
+from segc.runtime.bundle import MANIFEST, graph_precision, is_bundle, read_manifest
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
 
@@ -45,8 +45,11 @@ def parse_target(text: str) -> Target:
 
 
 def content_hash(target: Target, precision: str) -> str:
-    """SHA-256 of the file that a result of this target and precision was measured on."""
-    return read_manifest(target.path).graphs[precision].sha256 if target.kind == "bundle" else sha256_file(target.path)
+    """SHA-256 of the file that a result of this target and precision was measured on; of an engine, the graph it was built from."""
+    if target.kind != "bundle":
+        return sha256_file(target.path)
+    manifest = read_manifest(target.path)
+    return manifest.graphs[graph_precision(manifest, precision)].sha256
 
 
 def _split(text: str) -> tuple[Path, str | None]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segc.core.files import read_json
-from segc.runtime.bundle import Manifest
+from segc.runtime.bundle import Manifest, graph_precision
 
 
 def current_results(bundle: Path, manifest: Manifest, kind: str) -> tuple[list[dict[str, Any]], list[str]]:
@@ -24,7 +24,7 @@ def current_results(bundle: Path, manifest: Manifest, kind: str) -> tuple[list[d
 def _is_current(manifest: Manifest, result: dict[str, Any]) -> bool:
     """Measured on the graph of that precision that the bundle holds, and against one that it holds, where that was a graph of it."""
     graphs = {precision: graph.sha256 for precision, graph in manifest.graphs.items()}
-    if result.get("graph_sha256") != graphs.get(result["precision"]):
+    if result.get("graph_sha256") != graphs.get(graph_precision(manifest, result["precision"])):
         return False
     against = result.get("against")
     return not against or "@" not in against["target"] or against["graph_sha256"] in graphs.values()

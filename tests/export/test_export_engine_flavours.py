@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_tensorrt import INSPECTOR, PLAN, make
+from smallnet import small_bundle
 
+from segc.calib.table import TABLE, CalibrationTable
 from segc.calib.tensorrt_cache import write_cache
 from segc.core.errors import UserError
+from segc.core.files import sha256_file, write_json
+from segc.export.engine import add
 from segc.export.engine.command import command_line
 from segc.export.engine.flavour import Flavour, check, examine
 from segc.export.engine.settings import EngineSettings
-from segc.export.engine.worker import Job, run
-from segc.runtime.bundle import Profile
+from segc.export.engine.worker import Done, Job, run
+from segc.runtime.bundle import Profile, read_manifest, write_manifest
+from segc.runtime.engines import Machine, pick_engine
 from segc.runtime.gpu import Gpu
+from segc.runtime.target import Target, content_hash
+from segc.validate.stored import current_results
 
 TEN, ELEVEN, RTX = make("10.3.0.26"), make("11.4.1.9"), ("7.5", "8.6", "12.0")
 ORIN = Gpu("Orin", "8.7", "12.6")
@@ -83,6 +91,32 @@ def test_implicit_int8_takes_the_ranges_of_a_cache(tmp_path: Path) -> None:
     calibrator = trt.calls["config"].int8_calibrator
     assert calibrator.read_calibration_cache() == cache.read_bytes() and calibrator.get_batch(["images"]) is None
     assert trt.calls["flags"] == ["INT8", "FP16"] and trt.calls["network_flags"] == 0
+
+
+def test_an_engine_of_implicit_int8_is_picked_and_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(add, "find_gpu", lambda: ORIN)
+    int8 = json.loads(INSPECTOR.replace("Half", "Int8"))
+    monkeypatch.setattr(add, "run_job", lambda job, title, timeout_s: _written(Path(job.engine), json.dumps(int8)))
+    bundle = small_bundle(tmp_path / "b")
+    write_json(bundle / TABLE, CalibrationTable(method="mse", percentile=None, seed=0, graph_sha256="0", contract_sha256="1", images=[],
+                                                ranges={"stem": 1.0}).model_dump(mode="json"))  # fmt: skip
+    built = add.add_engine(bundle, "int8", EngineSettings(implicit_int8=True), flavour=a_flavour(TEN)).engine
+    machine, manifest = Machine("10", TEN.__version__, "Orin", "8.7", built.machine), read_manifest(bundle)
+    assert pick_engine(bundle, manifest, "int8", "tensorrt", machine) == built
+    found = content_hash(Target(bundle, "bundle", "int8"), "int8")
+    assert found == built.graph_sha256 == manifest.graphs["fp32"].sha256 == sha256_file(bundle / "model.onnx")
+    write_json(bundle / "results" / "benchmark.int8.tensorrt.json", {"precision": "int8", "backend": "tensorrt", "graph_sha256": found})
+    assert len(current_results(bundle, manifest, "benchmark")[0]) == 1
+    later = {"fp32": manifest.graphs["fp32"].model_copy(update={"sha256": "0" * 64}), "int8": manifest.graphs["fp32"]}
+    write_manifest(bundle, manifest.model_copy(update={"graphs": later}))
+    with pytest.raises(UserError, match="was built from another 'fp32' graph than the bundle holds now"):
+        pick_engine(bundle, read_manifest(bundle), "int8", "tensorrt", machine)
+
+
+def _written(engine: Path, layers: str) -> Done:
+    engine.write_bytes(PLAN)
+    return Done(layers=1, engine_bytes=len(PLAN), layers_text=layers)
 
 
 @pytest.mark.parametrize(
