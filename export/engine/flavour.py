@@ -92,20 +92,15 @@ def probe(module: str) -> Flavour:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"the Python package {module!r} is installed, but does not import: {last[:300]}.", "Install it again; segc doctor")
     told = json.loads(done.stdout.splitlines()[-1])
+    if told["name"] != "rtx" and int(told["version"].partition(".")[0]) < OLDEST:
+        raise UserError(f"TensorRT {told['version']} is too old: 10.0 or later is needed.", "JetPack 6 or later has it.")
     return Flavour(**{**told, "targets": tuple(told["targets"])})
 
 
 def examine(trt: Any) -> dict[str, Any]:
-    """The fields of the ``Flavour`` that an imported library is.
-
-    Raises:
-        UserError: it is older than TensorRT 10.
-    """
-    rtx = "tensorrt_rtx" in trt.__name__
-    if not rtx and int(trt.__version__.split(".")[0]) < OLDEST:
-        raise UserError(f"TensorRT {trt.__version__} is too old: 10.0 or later is needed.", "JetPack 6 or later has it.")
+    """The fields of the ``Flavour`` that an imported library is."""
     return {
-        "name": "rtx" if rtx else "10" if hasattr(trt.BuilderFlag, "FP16") else "11",
+        "name": "rtx" if "tensorrt_rtx" in trt.__name__ else "10" if hasattr(trt.BuilderFlag, "FP16") else "11",
         "version": trt.__version__,
         "targets": _targets(trt),
         "calibrates": hasattr(trt.BuilderFlag, "INT8") and hasattr(trt, "IInt8EntropyCalibrator2"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from segc.core.errors import UserError
 from segc.core.files import sha256_file, write_json
 from segc.export.engine import add
 from segc.export.engine.command import command_line
-from segc.export.engine.flavour import Flavour, check, examine
+from segc.export.engine.flavour import Flavour, check, examine, probe
 from segc.export.engine.settings import EngineSettings
 from segc.export.engine.worker import Done, Job, run
 from segc.runtime.bundle import Profile, read_manifest, write_manifest
@@ -43,8 +44,14 @@ def test_flavours_are_told_apart_by_what_they_have() -> None:
     ten, eleven = a_flavour(TEN), a_flavour(ELEVEN)
     assert (ten.name, ten.calibrates, ten.hosts_plugins, ten.targets) == ("10", True, True, ())
     assert (eleven.name, eleven.calibrates, eleven.title) == ("11", False, "TensorRT 11.4.1.9")
-    with pytest.raises(UserError, match=r"8\.6\.1 is too old"):
-        examine(make("8.6.1"))
+
+
+def test_a_tensorrt_that_is_too_old_is_not_called_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = "from types import SimpleNamespace as N\nBuilderFlag = N(FP16=1)\nINetworkDefinition = N()\n__version__ = '8.6.1'\n"
+    (tmp_path / "tensorrt.py").write_text(names)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(UserError, match=r"^TensorRT 8\.6\.1 is too old"):
+        probe("tensorrt")
 
 
 @pytest.mark.parametrize("version", ["10.3.0.26", "11.4.1.9"])
