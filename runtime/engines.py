@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,10 @@ from pathlib import Path
 from segc.core.errors import UserError
 from segc.runtime.bundle import Engine, Manifest
 from segc.runtime.cuda import Cuda
+from segc.runtime.runner import BACKENDS
 
-# The backend of a flavour, and the Python package it needs.
+# The backend that runs engines of a flavour.
 FLAVOURS = {"rtx": "tensorrt_rtx", "10": "tensorrt", "11": "tensorrt"}
-PACKAGES = {"tensorrt_rtx": "tensorrt_rtx_bindings", "tensorrt": "tensorrt"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def pick_engine(bundle: Path, manifest: Manifest, precision: str, backend: str, 
 
 def runnable(manifest: Manifest, backend: str) -> list[str]:
     """Precisions of a bundle's engines that ``backend`` can run on this machine; empty where its package or a GPU is missing."""
-    if importlib.util.find_spec(PACKAGES[backend]) is None or not manifest.engines:
+    if not BACKENDS[backend].installed or not manifest.engines:
         return []
     try:
         machine = this_machine(backend, library_version(backend), Cuda())
@@ -90,7 +89,12 @@ def runnable(manifest: Manifest, backend: str) -> list[str]:
 
 def library_version(backend: str) -> str:
     """Version of the installed library, as it tells it."""
-    return str(importlib.import_module(PACKAGES[backend]).__version__)
+    return str(importlib.import_module(BACKENDS[backend].package).__version__)
+
+
+def library_title(flavour: str) -> str:
+    """The library of a flavour as its maker writes it."""
+    return "TensorRT-RTX" if flavour == "rtx" else "TensorRT"
 
 
 def _flavour_fits(engine: Engine, machine: Machine) -> bool:
@@ -99,7 +103,7 @@ def _flavour_fits(engine: Engine, machine: Machine) -> bool:
 
 
 def _flavour(name: str) -> str:
-    return "TensorRT-RTX" if name == "rtx" else f"TensorRT {name}"
+    return library_title(name) if name == "rtx" else f"{library_title(name)} {name}"
 
 
 def _older(version: str, than: str) -> bool:

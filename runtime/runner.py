@@ -54,8 +54,9 @@ class Backend:
 
     @property
     def installed(self) -> bool:
-        """True when the package is there."""
-        return importlib.util.find_spec(self.package) is not None
+        """True when the package is there; a mere folder of its name is none."""
+        spec = importlib.util.find_spec(self.package)
+        return spec is not None and spec.origin is not None
 
     @property
     def usable(self) -> bool:

@@ -19,7 +19,7 @@ from segc.core.files import atomic_path, sha256_file, write_json
 from segc.export.engine import cache, layers, proof
 from segc.export.engine.build import run_job
 from segc.export.engine.command import command_line
-from segc.export.engine.flavour import MODULES, Flavour, check, find_flavour
+from segc.export.engine.flavour import Flavour, backend_of, check, find_flavour
 from segc.export.engine.form import Choice, Form, choose_form, without_bodies
 from segc.export.engine.settings import EngineSettings, profile_of
 from segc.export.engine.worker import Done, Job
@@ -166,7 +166,7 @@ def _job(plan: _Plan, bundle: Path, folder: Path) -> Job:
     shapes = {name: [*getattr(plan.profile, name), 3] for name in ("min", "opt", "max")} if dynamic else None
     timing = cache.timing_cache(plan.flavour, plan.gpu) if plan.settings.timing_cache else None
     return Job(
-        MODULES[plan.flavour.name],
+        backend_of(plan.flavour.name).package,
         str(graph),
         "",
         plan.settings.told(),

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from segc.core.errors import CheckFailed, UserError
+from segc.core.errors import CheckFailed
 from segc.export.engine.faults import explain
 from segc.export.engine.progress import show
 from segc.export.engine.worker import Done, Job
@@ -94,13 +94,3 @@ def _events(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(event, dict):
             yield event
-
-
-def refuse_missing(path: Path) -> None:
-    """Say that a graph is not there.
-
-    Raises:
-        UserError: it is not.
-    """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist.")

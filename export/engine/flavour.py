@@ -5,7 +5,6 @@ Told apart by what the bindings have, not by version strings: TensorRT 11 remove
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -15,12 +14,11 @@ from typing import Any, Literal
 
 from segc.core.errors import UserError, missing_extra
 from segc.export.engine.settings import EngineSettings
+from segc.runtime.engines import FLAVOURS, library_title
 from segc.runtime.gpu import Gpu
+from segc.runtime.runner import BACKENDS, Backend
 
 Name = Literal["rtx", "10", "11"]
-MODULES: dict[str, str] = {"rtx": "tensorrt_rtx_bindings", "10": "tensorrt", "11": "tensorrt"}
-EXTRAS = {"rtx": "rtx", "10": "tensorrt", "11": "tensorrt"}
-TITLES = {"rtx": "TensorRT-RTX", "10": "TensorRT", "11": "TensorRT"}
 OLDEST = 10
 # What TensorRT-RTX has the names of, but not the thing: tried with 1.7.1.
 _LACKED_BY_RTX = {
@@ -48,13 +46,17 @@ class Flavour:
     @property
     def title(self) -> str:
         """As its maker writes it, with the version."""
-        return f"{TITLES[self.name]} {self.version}"
+        return f"{library_title(self.name)} {self.version}"
+
+
+def backend_of(name: str) -> Backend:
+    """The backend that runs what a flavour builds: with the same Python bindings (TensorRT 10 and 11 share theirs)."""
+    return BACKENDS[FLAVOURS[name]]
 
 
 def installed(name: str) -> bool:
-    """True when the Python bindings of this flavour's library are there (TensorRT 10 and 11 share theirs); a mere folder is none."""
-    spec = importlib.util.find_spec(MODULES[name])
-    return spec is not None and spec.origin is not None
+    """True when the Python bindings of this flavour's library are there."""
+    return backend_of(name).installed
 
 
 def find_flavour(name: str | None = None) -> Flavour:
@@ -70,10 +72,11 @@ def find_flavour(name: str | None = None) -> Flavour:
                 "neither TensorRT nor TensorRT-RTX is installed.",
                 "pip install 'segc[rtx]' (builds without a GPU); on a Jetson: apt-get install python3-libnvinfer.",
             )
-        return probe(MODULES[name])
-    if not installed(name):
-        raise missing_extra(MODULES[name], EXTRAS[name], f"--flavour {name}")
-    found = probe(MODULES[name])
+        return probe(backend_of(name).package)
+    backend = backend_of(name)
+    if not backend.installed:
+        raise missing_extra(backend.package, backend.extra, f"--flavour {name}")
+    found = probe(backend.package)
     if found.name != name:
         raise UserError(f"--flavour {name} was asked for, and {found.title} is installed.", f"--flavour {found.name}")
     return found

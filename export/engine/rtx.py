@@ -8,9 +8,9 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
-from segc.core.errors import missing_extra
-from segc.export.engine.build import refuse_missing, run_job
-from segc.export.engine.flavour import EXTRAS, MODULES, check, find_flavour
+from segc.core.errors import UserError
+from segc.export.engine.build import run_job
+from segc.export.engine.flavour import backend_of, check, find_flavour
 from segc.export.engine.flavour import installed as flavour_installed
 from segc.export.engine.settings import EngineSettings
 from segc.export.engine.worker import Done, Job
@@ -35,14 +35,13 @@ def build(model: ModelProto | Path, compute_capability: str = "8.6", timeout: fl
         UserError: the wheel is not installed, the capability is not known, or the file does not exist.
         CheckFailed: the parser reports errors (they are named), the builder gives no engine, its process ends, or the time is over.
     """
-    if not installed():
-        raise missing_extra(MODULES[NAME], EXTRAS[NAME], "a TensorRT-RTX build")
     flavour, settings = find_flavour(NAME), EngineSettings(compute_capability=compute_capability)
     check(flavour, settings, None)
     with tempfile.TemporaryDirectory() as folder:
         path = model if isinstance(model, Path) else Path(folder) / "model.onnx"
         if isinstance(model, ModelProto):
             onnx.save(model, path)
-        refuse_missing(path)
-        job = Job(MODULES[NAME], str(path), f"{folder}/thrown.engine", settings.told())
+        if not path.is_file():
+            raise UserError(f"{path} does not exist.")
+        job = Job(backend_of(NAME).package, str(path), f"{folder}/thrown.engine", settings.told())
         return run_job(job, flavour.title, timeout)

@@ -16,8 +16,8 @@ from segc.core.errors import UserError
 from segc.runtime.backends.tensorrt_lane import Lane, Ports
 from segc.runtime.bundle import Engine, Manifest, engine_path
 from segc.runtime.cuda import Cuda
-from segc.runtime.engines import PACKAGES, pick_engine, this_machine
-from segc.runtime.runner import check_images
+from segc.runtime.engines import pick_engine, this_machine
+from segc.runtime.runner import BACKENDS, check_images
 
 
 class TensorRtRunner:
@@ -48,7 +48,7 @@ class TensorRtRunner:
         cuda: Cuda | None = None,
         library: Any = None,
     ) -> None:
-        library = library or importlib.import_module(PACKAGES[backend])
+        library = library or importlib.import_module(BACKENDS[backend].package)
         self.cuda = cuda or Cuda()
         machine = this_machine(backend, str(library.__version__), self.cuda)
         self.entry = pick_engine(bundle, manifest, precision, backend, machine)

@@ -13,6 +13,7 @@ from segc.core.errors import CheckFailed, UserError
 from segc.export.engine import build as build_module
 from segc.export.engine import rtx
 from segc.export.engine.worker import Job
+from segc.runtime import runner
 
 needs_rtx = pytest.mark.skipif(not rtx.installed(), reason="TensorRT-RTX is not installed: pip install 'segc[rtx]'")
 
@@ -74,6 +75,6 @@ def test_what_cannot_be_tried_is_said(tmp_path: Path) -> None:
 
 
 def test_the_wheel_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rtx, "installed", lambda: False)
+    monkeypatch.setattr(runner.Backend, "installed", False)
     with pytest.raises(UserError, match=r"segc\[rtx\]"):
         rtx.build(one_node("Relu"))

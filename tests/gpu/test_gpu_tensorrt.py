@@ -17,7 +17,8 @@ from segc.core.files import sha256_file
 from segc.runtime.backends.tensorrt_backend import TensorRtRunner
 from segc.runtime.bundle import Engine, Profile, engine_file, read_manifest, write_manifest
 from segc.runtime.cuda import Cuda
-from segc.runtime.engines import PACKAGES, library_version
+from segc.runtime.engines import library_version
+from segc.runtime.runner import BACKENDS
 from segc.runtime.segmenter import Segmenter
 
 SHAPE = (2, 512, 1024)
@@ -46,7 +47,7 @@ def build(model: Path, library: Any) -> bytes:
 @pytest.fixture(scope="module", params=["tensorrt", "tensorrt_rtx"])
 def runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     backend: str = request.param
-    if importlib.util.find_spec(PACKAGES[backend]) is None:
+    if not BACKENDS[backend].installed:
         pytest.skip(f"{backend} is not installed")
     contract = DYNAMIC.model_copy(update={"batch": SHAPE[0], "height": SHAPE[1], "width": SHAPE[2]})
     bundle = make_bundle(tmp_path_factory.mktemp(backend) / "bundle", contract)
@@ -65,7 +66,7 @@ def runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     )
     path = bundle / engine_file(entry)
     path.parent.mkdir(parents=True)
-    path.write_bytes(build(bundle / "model.onnx", importlib.import_module(PACKAGES[backend])))
+    path.write_bytes(build(bundle / "model.onnx", importlib.import_module(BACKENDS[backend].package)))
     entry = entry.model_copy(update={"file": engine_file(entry), "sha256": sha256_file(path)})
     write_manifest(bundle, manifest.model_copy(update={"engines": [entry]}))
     opened = TensorRtRunner(bundle, read_manifest(bundle), "fp32", backend=backend)

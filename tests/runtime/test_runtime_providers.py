@@ -78,3 +78,10 @@ def test_all_measures_a_provider_where_there_is_a_gpu(
     monkeypatch.setattr(runners, "find_gpu", lambda: Gpu("Orin", "8.7", "12.6") if gpu else None)
     backends = {backend for _, backend in all_targets(make_bundle(tmp_path / "bundle"))}
     assert "onnxruntime" in backends and (backends >= set(GPU)) == gpu and (backends & set(GPU) == set()) != gpu
+
+
+def test_a_mere_folder_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tensorrt_of_a_checkout").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not runners.Backend("", "", "tensorrt_of_a_checkout", "", "engine").installed
+    assert runners.BACKENDS["onnxruntime"].installed
