@@ -168,9 +168,9 @@ def benchmark_many(
 def all_targets(bundle: Path, torch_checkpoint: Path | None = None) -> list[tuple[str | Target, str | None]]:
     """Every precision of a bundle on every backend that works here, fp32 first; then a checkpoint in torch, where one is given."""
     manifest = read_manifest(bundle)
-    runs = {name: [each for each in manifest.graphs if name in backends_for(each)] for name in installed_backends("graph")}
-    runs |= {backend: runnable(manifest, backend) for backend in installed_backends("engine")}
-    pairs = sorted(((precision, backend) for backend in runs for precision in runs[backend]), key=lambda pair: (pair[0] != "fp32", pair[0]))
+    pairs = [(precision, backend) for precision in manifest.graphs for backend in backends_for(precision)]
+    pairs += [(precision, backend) for backend in installed_backends("engine") for precision in runnable(manifest, backend)]
+    pairs.sort(key=lambda pair: (pair[0] != "fp32", pair[0]))
     found: list[tuple[str | Target, str | None]] = [(Target(bundle, "bundle", precision), backend) for precision, backend in pairs]
     return [*found, (str(torch_checkpoint), "torch")] if torch_checkpoint else found
 

@@ -1,6 +1,6 @@
 """The CUDA runtime, torch-free: one thin class whose every call is checked, over ``cuda.bindings.runtime``.
 
-Pointers, streams, events and graphs are what the bindings give; what is made here is ended by the method that names it.
+Pointers, streams and graphs are what the bindings give; what is made here is ended by the method that names it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segc.core.errors import UserError, missing_extra
-from segc.runtime.gpu import Gpu
+from segc.runtime.gpu import Gpu, cuda_version
 
 _MIB = 2**20
 _OUT_OF_MEMORY = 2
@@ -110,22 +110,6 @@ class Cuda:
         """End what ``capture`` gave."""
         self._call("cudaGraphExecDestroy", graph)
 
-    def event(self) -> Any:
-        """A new event that notes when it is reached."""
-        return self._call("cudaEventCreateWithFlags", 0)
-
-    def record(self, event: Any, stream: Any) -> None:
-        """Put the event into the stream."""
-        self._call("cudaEventRecord", event, stream)
-
-    def milliseconds(self, start: Any, end: Any) -> float:
-        """Time between two recorded events that were reached."""
-        return float(self._call("cudaEventElapsedTime", start, end))
-
-    def end_event(self, event: Any) -> None:
-        """End what ``event`` gave."""
-        self._call("cudaEventDestroy", event)
-
     def memory(self) -> tuple[int, int]:
         """(free, total) bytes of the GPU, what other programs use included."""
         free, total = self._call("cudaMemGetInfo")
@@ -156,7 +140,8 @@ class Cuda:
         error, count = self._api.cudaGetDeviceCount()
         if int(error) == int(self._api.cudaError_t.cudaErrorInsufficientDriver):
             raise UserError(
-                f"the NVIDIA driver is too old: it knows CUDA {_version(driver)}, the installed cuda-bindings need {_version(own)}.",
+                f"the NVIDIA driver is too old: it knows CUDA {cuda_version(driver)}, "
+                f"the installed cuda-bindings need {cuda_version(own)}.",
                 f"Update the driver, or: pip install 'cuda-bindings=={driver // 1000}.*'",
             )
         if int(error) == int(self._api.cudaError_t.cudaErrorNoDevice) or not (int(error) or count):
@@ -166,7 +151,7 @@ class Cuda:
     def _describe(self) -> Gpu:
         found = self._call("cudaGetDeviceProperties", 0)
         name = found.name.decode() if isinstance(found.name, bytes) else str(found.name)
-        return Gpu(name.strip("\0"), f"{found.major}.{found.minor}", _version(self._call("cudaDriverGetVersion")))
+        return Gpu(name.strip("\0"), f"{found.major}.{found.minor}", cuda_version(self._call("cudaDriverGetVersion")))
 
 
 def _bindings() -> Any:
@@ -174,7 +159,3 @@ def _bindings() -> Any:
         return importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
         raise missing_extra("cuda-bindings", "tensorrt", "running on an NVIDIA GPU") from error
-
-
-def _version(number: int) -> str:
-    return f"{number // 1000}.{number % 1000 // 10}"
