@@ -53,10 +53,7 @@ class _Plan:
     graph_sha256: str
     profile: Profile
     form: Form
-
-    @property
-    def compute_capability(self) -> str:
-        return self.settings.compute_capability or (self.gpu.compute_capability if self.gpu else "")
+    compute_capability: str
 
 
 def source_of(precision: str, settings: EngineSettings) -> str:
@@ -70,9 +67,8 @@ def check_request(flavour_name: str | None, precision: str, settings: EngineSett
     Raises:
         UserError: see ``find_flavour`` and ``flavour.check``; bf16 for a GPU without it; implicit int8 of another precision than int8.
     """
-    flavour, gpu = find_flavour(flavour_name), find_gpu()
-    check(flavour, settings, gpu)
-    target = settings.compute_capability or (gpu.compute_capability if gpu else "0")
+    flavour = find_flavour(flavour_name)
+    target = check(flavour, settings, find_gpu())
     if precision == "bf16" and float(target) < _FIRST_WITH_BF16:
         raise UserError(
             f"--engine bf16: GPUs of compute capability {target} have no bf16; {_FIRST_WITH_BF16} was the first.", "--engine fp16"
@@ -138,10 +134,10 @@ def _plan(
     path = graph_path(bundle, manifest, source)
     model = load_graph(path)
     _check_pairs(model, path)
-    target = settings.compute_capability or (gpu.compute_capability if gpu else None)
+    target = check(flavour, settings, gpu)
     form = choose_form(model, plugins, flavour, target, libraries)
     profile = profile_of(manifest.contract, settings)
-    return _Plan(flavour, settings, gpu, path, manifest.graphs[source].sha256, profile, form)
+    return _Plan(flavour, settings, gpu, path, manifest.graphs[source].sha256, profile, form, target)
 
 
 def _check_pairs(model: onnx.ModelProto, path: Path) -> None:

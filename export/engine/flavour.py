@@ -116,20 +116,24 @@ def _targets(trt: Any) -> list[str]:
     return [f"{number // 10}.{number % 10}" for number in sorted(numbers)]
 
 
-def check(flavour: Flavour, settings: EngineSettings, gpu: Gpu | None) -> None:
-    """Refuse what this flavour or this machine cannot do, before any work is done.
+def check(flavour: Flavour, settings: EngineSettings, gpu: Gpu | None) -> str:
+    """Refuse what this flavour or this machine cannot do, before any work is done; returns the compute capability to build for.
 
     Raises:
         UserError: names the setting, the flavour, and what could be done.
     """
-    _check_target(flavour, settings.compute_capability, gpu)
+    target = _target(flavour, settings.compute_capability, gpu)
     if settings.implicit_int8 and not flavour.calibrates:
         raise UserError(
             f"{flavour.title} has no int8 calibrator: it reads int8 from Q/DQ nodes only.",
             "Leave implicit_int8 out: the Q/DQ graph is used.",
         )
-    if flavour.name != "rtx":
-        return
+    if flavour.name == "rtx":
+        _check_rtx(flavour, settings, gpu)
+    return target
+
+
+def _check_rtx(flavour: Flavour, settings: EngineSettings, gpu: Gpu | None) -> None:
     told = settings.told()
     for name, reason in _LACKED_BY_RTX.items():
         if told.get(name, False) is not False:
@@ -139,7 +143,8 @@ def check(flavour: Flavour, settings: EngineSettings, gpu: Gpu | None) -> None:
             raise UserError(f"{flavour.title} makes engines with {name} only on a machine with a GPU, and there is none here.")
 
 
-def _check_target(flavour: Flavour, wanted: str | None, gpu: Gpu | None) -> None:
+def _target(flavour: Flavour, wanted: str | None, gpu: Gpu | None) -> str:
+    """What is wanted, else the GPU's, where this flavour builds for it."""
     if flavour.targets:
         target = wanted or (gpu.compute_capability if gpu else None)
         known = ", ".join(flavour.targets)
@@ -153,13 +158,15 @@ def _check_target(flavour: Flavour, wanted: str | None, gpu: Gpu | None) -> None
                 f"{flavour.title} builds for compute capability {known}; {target} is not one of them.",
                 "Build with TensorRT 10 or 11 on that device: --flavour 10.",
             )
-    elif gpu is None:
+        return target
+    if gpu is None:
         raise UserError(
             f"{flavour.title} builds on the GPU that the engine is for, and there is no GPU or driver here.",
             "Run this command on the device, or build for a desktop GPU with --flavour rtx --compute-capability 8.6.",
         )
-    elif wanted is not None and wanted != gpu.compute_capability:
+    if wanted not in (None, gpu.compute_capability):
         raise UserError(
             f"{flavour.title} builds for the GPU it runs on ({gpu.name}, {gpu.compute_capability}), not for {wanted}.",
             "Run this command on the device.",
         )
+    return gpu.compute_capability
