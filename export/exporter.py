@@ -11,14 +11,14 @@ from typing import Any
 import onnx
 from mmengine.config import Config
 
-from segc.core.contract import Contract, Size
+from segc.core.contract import Contract, Resize, Size
 from segc.core.errors import UserError
 from segc.core.files import atomic_folder, explain_write_errors, sha256_file, sha256_json
 from segc.core.images import SUFFIXES, read_image
 from segc.core.rows import environment, package_version
 from segc.export.onnx_graph import DEFAULT_OPSET, Exporter, build_graph, opset_of
 from segc.export.verify import DEFAULT_IMAGES, Limits, pick, verify
-from segc.models.complexity import complexity
+from segc.models.complexity import complexity, parameter_count
 from segc.models.config import encode_config
 from segc.models.contract import InputSize, NetworkSize, Output, contract_from_config, own_size
 from segc.models.deploy import DeployModule
@@ -197,12 +197,9 @@ def _counted(network: Network, contract: Contract) -> dict[str, Any]:
     """Parameters and operations of one pass, for reports; the operations only where the network's size is fixed."""
     size = contract.static_size
     if size is None:
-        return {
-            "parameters": sum(parameter.numel() for name, parameter in network.model.named_parameters() if "auxiliary_head" not in name)
-        }
-    height, width = contract.resize.network_size(*size) if contract.resize.in_graph else size
-    divisor = contract.size_divisor
-    return asdict(complexity(network.model, (-(-height // divisor) * divisor, -(-width // divisor) * divisor)))
+        return {"parameters": parameter_count(network.model)}
+    own = contract.resize.network_size(*size) if contract.resize.in_graph else size
+    return asdict(complexity(network.model, Resize(multiple=contract.size_divisor).network_size(*own)))
 
 
 def _check_output(bundle: Path) -> None:

@@ -36,13 +36,17 @@ def complexity(model: nn.Module, size: Size) -> Complexity:
     import segc.ops.flops  # noqa: F401  (formulas of our operators)
 
     twin = copy.deepcopy(model).to("meta").eval().requires_grad_(False)
-    deployed = [parameter for name, parameter in twin.named_parameters() if not name.startswith("auxiliary_head")]
     counter = FlopCounterMode(display=False, custom_mapping=_ELEMENTWISE)
     with torch.no_grad(), counter:
         logits = twin(torch.empty(1, 3, *size, device="meta"), mode="tensor")
         if isinstance(logits, Tensor):
             F.interpolate(logits, size, mode="bilinear")
-    return Complexity(sum(parameter.numel() for parameter in deployed), counter.get_total_flops() // 2)
+    return Complexity(parameter_count(twin), counter.get_total_flops() // 2)
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Parameters of what is deployed of an mmseg ``EncoderDecoder``: all but the auxiliary heads'."""
+    return sum(parameter.numel() for name, parameter in model.named_parameters() if not name.startswith("auxiliary_head"))
 
 
 def _of_input(weight: int) -> Callable[..., int]:
