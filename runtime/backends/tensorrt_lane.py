@@ -46,7 +46,7 @@ class Lane:
         self._cuda, self._ports, self._log, self._graphs = cuda, ports, log, graphs
         self._graph: Any = None
         self._shape: Shape | None = None
-        self._waiting: NDArray[Any] | None = None
+        self._waiting = False
         with ExitStack() as stack:
             self.context = _context(engine, cuda)
             self.stream = cuda.stream()
@@ -65,22 +65,21 @@ class Lane:
         Raises:
             UserError: the engine's profile does not contain the shape, or TensorRT cannot start it.
         """
-        assert self._waiting is None, "submit before result"
+        assert not self._waiting, "submit before result"
         self._set_shape((images.shape[0], images.shape[1], images.shape[2]))
-        source, target = self._views()
-        np.copyto(source, images)
+        np.copyto(self._source, images)
         if self._graph is None:
-            self._enqueue(source, target)
+            self._enqueue()
         else:
             self._cuda.launch(self._graph, self.stream)
-        self._waiting = target
+        self._waiting = True
 
     def result(self) -> NDArray[Any]:
         """Wait for what was submitted, and give a copy of its output."""
-        assert self._waiting is not None, "result without submit"
+        assert self._waiting, "result without submit"
         self._cuda.synchronize(self.stream)
-        found = self._waiting.copy()
-        self._waiting = None
+        found = self._target.copy()
+        self._waiting = False
         self._capture()
         return found
 
@@ -97,32 +96,30 @@ class Lane:
         del self.context
 
     def _set_shape(self, shape: Shape) -> None:
+        """Give the context the shape, and take the parts of the pinned buffers that it fills."""
         if shape == self._shape:
             return
         self._drop_graph()
         if not self.context.set_input_shape(self._ports.images, (*shape, 3)):
             raise UserError(f"the engine takes no images of (batch, height, width) {shape}.", "Build it with a profile that contains them.")
         self._shape = shape
-
-    def _views(self) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-        """The parts of the pinned buffers that the current shape fills."""
-        assert self._shape is not None
-        return _view(self._host[0], (*self._shape, 3), np.dtype(np.uint8)), _view(self._host[1], self._output_shape(), self._ports.dtype)
+        self._source = _view(self._host[0], (*shape, 3), np.dtype(np.uint8))
+        self._target = _view(self._host[1], self._output_shape(), self._ports.dtype)
 
     def _output_shape(self) -> tuple[int, ...]:
         return tuple(self.context.get_tensor_shape(self._ports.output))
 
-    def _enqueue(self, source: NDArray[np.uint8], target: NDArray[Any]) -> None:
-        self._cuda.upload(self._device[0], source, self.stream)
+    def _enqueue(self) -> None:
+        self._cuda.upload(self._device[0], self._source, self.stream)
         if not self.context.execute_async_v3(int(self.stream)):
             raise UserError(f"TensorRT cannot start the engine: {self._log.error or 'it gives no reason.'}")
-        self._cuda.download(target, self._device[1], self.stream)
+        self._cuda.download(self._target, self._device[1], self.stream)
 
     def _capture(self) -> None:
         """After one run by hand, which TensorRT needs for its lazy setup, the next ones are one graph."""
         if not self._graphs or self._graph is not None:
             return
-        self._graph = self._cuda.capture(self.stream, lambda: self._enqueue(*self._views()))
+        self._graph = self._cuda.capture(self.stream, self._enqueue)
         self._graphs = self._graph is not None
 
     def _drop_graph(self) -> None:
