@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, helper
+from onnx import ModelProto, NodeProto
+
+from segc.ops.onnx_functions.library import attributes
 
 # f(x / s) = f(x) / s for s > 0, a channel at a time.
 _HOMOGENEOUS = ("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize", "Transpose", "Reshape")
@@ -124,7 +126,7 @@ class _Ends:
 
 def _made(graph: _Graph, node: NodeProto) -> Iterator[Slot]:
     """Constants that scale what a node gives; none where it cannot absorb factors."""
-    options = _attributes(node)
+    options = attributes(node)
     weight, bias = [*node.input[1:3], "", ""][:2]
     if node.op_type == "LayerNormalization":
         constants = [name for name in (weight, bias) if name]
@@ -158,7 +160,7 @@ def _read(graph: _Graph, node: NodeProto, name: str, axis: int) -> Slot | None:
     """The weights that a node multiplies a tensor's channels with; None where it does not."""
     if len(node.input) < 2 or node.input[0] != name or node.input[1] not in graph.constants:
         return None
-    weight, options, last = node.input[1], _attributes(node), len(graph.shapes.get(name, [])) - 1
+    weight, options, last = node.input[1], attributes(node), len(graph.shapes.get(name, [])) - 1
     groups, rank = options.get("group", 1), len(graph.constants[node.input[1]])
     if node.op_type == "Conv" and axis == 1:
         return Slot(weight, 1, groups)
@@ -176,7 +178,7 @@ def _behind(graph: _Graph, node: NodeProto, name: str, axis: int) -> int | None:
     if node.op_type not in _HOMOGENEOUS or node.input[0] != name:
         return None
     if node.op_type == "Transpose":
-        order = list(_attributes(node).get("perm", range(len(graph.shapes.get(name, [])))[::-1]))
+        order = list(attributes(node).get("perm", range(len(graph.shapes.get(name, [])))[::-1]))
         return order.index(axis)
     if node.op_type == "Reshape":
         return _same_axis(graph.shapes.get(name, []), graph.shapes.get(node.output[0], []), axis)
@@ -197,7 +199,3 @@ def _vector(graph: _Graph, name: str, axis: int, rank: int) -> Slot | None:
     shape = graph.constants.get(name)
     own = axis - rank + len(shape) if shape is not None else -1
     return Slot(name, own) if shape is not None and own >= 0 and math.prod(shape) == shape[own] > 1 else None
-
-
-def _attributes(node: NodeProto) -> dict[str, Any]:
-    return {item.name: helper.get_attribute_value(item) for item in node.attribute}

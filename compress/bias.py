@@ -22,7 +22,8 @@ from segc.compress.placement import WEIGHTED
 from segc.core.contract import Contract
 from segc.core.errors import UserError
 from segc.export.onnx_graph import opset_of
-from segc.export.surgery import add_constant, attributes
+from segc.export.surgery import add_constant
+from segc.ops.onnx_functions.library import attributes
 
 _FIRST_OPSET_WITH_AXES_INPUT = 18
 REASON_NO_BIAS = "a product without an addition behind it has no bias"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto, numpy_helper
 
-from segc.export.surgery import attributes
+from segc.ops.onnx_functions.library import attributes
 
 
 def floor_weight_scales(model: ModelProto, least: float) -> ModelProto:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto, NodeProto, helper
 
-from segc.export.surgery import View, add_constant, attributes, drop_unused, put, replace_input
+from segc.export.surgery import View, add_constant, drop_unused, put, replace_input
+from segc.ops.onnx_functions.library import attributes
 
 
 def drop_idle_resizes(model: ModelProto) -> int:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper
 
-from segc.export.surgery import View, add_constant, attributes, drop_unused, put
+from segc.export.surgery import View, add_constant, drop_unused, put
+from segc.ops.onnx_functions.library import attributes
 
 
 def push_pointwise_through_resize(model: ModelProto) -> int:

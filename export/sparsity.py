@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from segc.export.surgery import attributes
+from segc.ops.onnx_functions.library import attributes
 
 GROUP, KEPT = 4, 2
 # What may stand between a constant and the node that multiplies with it.

@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 _LAYOUT = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast")
 
@@ -46,11 +46,6 @@ class View:
         """The node that makes a tensor, when it is an ``op``."""
         node = self.makers.get(name)
         return node if node is not None and node.op_type == op else None
-
-
-def attributes(node: NodeProto) -> dict[str, Any]:
-    """Attribute name -> value."""
-    return {item.name: helper.get_attribute_value(item) for item in node.attribute}
 
 
 def decided_on(model: ModelProto) -> str | None:

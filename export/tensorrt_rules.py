@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from segc.ops.onnx_functions.library import attributes
+
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 
@@ -77,7 +79,7 @@ def _check_zero_point(graph: _Graph, node: NodeProto) -> Iterator[tuple[str, str
 def _implied_type(graph: _Graph, node: NodeProto) -> int | None:
     """Quantized type of a node without a zero point: that of its input, or ``output_dtype``, which is uint8 when left out."""
     if node.op_type == "QuantizeLinear":
-        return _attribute(node, "output_dtype", 0) or int(TensorProto.UINT8)
+        return attributes(node).get("output_dtype", 0) or int(TensorProto.UINT8)
     maker = graph.makers.get(node.input[0])
     if maker is None or maker.op_type != "QuantizeLinear":
         return graph.types.get(node.input[0])
@@ -96,7 +98,7 @@ def _check_axis(graph: _Graph, node: NodeProto) -> Iterator[tuple[str, str]]:
     if _weight(graph, node) is None:
         yield "per-tensor-activation", f"it has {scale.size} scales, but it quantizes an activation"
         return
-    axis = _attribute(node, "axis", 1)
+    axis = attributes(node).get("axis", 1)
     for user in _readers(graph, node):
         expected = _channel_axis(graph, user, node)
         if expected is not None and axis % max(_rank(graph, node), 1) != expected:
@@ -140,9 +142,5 @@ def _channel_axis(graph: _Graph, user: NodeProto, node: NodeProto) -> int | None
     if user.op_type == "ConvTranspose":
         return 1
     if user.op_type == "Gemm":
-        return 0 if _attribute(user, "transB", 0) else 1
+        return 0 if attributes(user).get("transB", 0) else 1
     return _rank(graph, node) - 1 if user.op_type == "MatMul" else None
-
-
-def _attribute(node: NodeProto, name: str, default: int) -> int:
-    return next((int(helper.get_attribute_value(item)) for item in node.attribute if item.name == name), default)

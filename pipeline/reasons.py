@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 from segc.compress.cast import PAIR
 from segc.compress.placement import WEIGHTED, place
-from segc.export.surgery import attributes
+from segc.ops.onnx_functions.library import attributes
 
 _REFORMATS = {"onnxruntime": ("ReorderInput", "ReorderOutput", "Transpose"), "openvino": ("Reorder", "Transpose")}
 _PAIRS = {"onnxruntime": PAIR, "openvino": ("FakeQuantize", "Convert")}

@@ -63,6 +63,11 @@ def inlined(model: ModelProto) -> ModelProto:
     return plain
 
 
+def attributes(node: NodeProto) -> dict[str, Any]:
+    """Attribute name -> value of a node."""
+    return {item.name: helper.get_attribute_value(item) for item in node.attribute}
+
+
 def _nodes_by_type(model: ModelProto) -> dict[str, list[NodeProto]]:
     found: dict[str, list[NodeProto]] = {}
     for node in _all_nodes(model.graph):
@@ -122,12 +127,8 @@ def scan_variant(nodes: Sequence[NodeProto], shapes: Shapes, form: Form) -> Scan
 
 def _agreed(nodes: Sequence[NodeProto], name: str) -> bool | None:
     """The flag of all nodes, None where they differ."""
-    values = {bool(_attributes(node).get(name, 0)) for node in nodes}
+    values = {bool(attributes(node).get(name, 0)) for node in nodes}
     return values.pop() if len(values) == 1 else None
-
-
-def _attributes(node: NodeProto) -> dict[str, Any]:
-    return {item.name: helper.get_attribute_value(item) for item in node.attribute}
 
 
 def _infer_shapes(model: ModelProto) -> Shapes:
@@ -157,7 +158,7 @@ def _unite_bias(model: ModelProto, nodes: Sequence[NodeProto], shapes: Shapes) -
         heads = _size(shapes, node.input[0], 3)
         if not heads:
             raise UserError(f"node {node.name!r} has no rpb while others have, and its number of heads is open: give it an rpb of zeros.")
-        rows, columns = _attributes(node)["kernel_size"]
+        rows, columns = attributes(node)["kernel_size"]
         bias = np.zeros((heads, 2 * rows - 1, 2 * columns - 1), np.float32)
         model.graph.initializer.append(numpy_helper.from_array(bias, f"{node.output[0]}_rpb"))
         node.input.append(f"{node.output[0]}_rpb")
