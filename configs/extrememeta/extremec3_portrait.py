@@ -2,7 +2,7 @@
 # EG1800); they saw images divided by the deviations and then by 255 again.
 # Published: Adam 1e-3, 300 epochs of batches of 60, Lovasz loss; its second loss on edges, its augmentations and its pre-training of the
 # coarse path are not repeated here. Folders: {train,test}/{image/*.jpg,mask/*.png}, 255 = portrait.
-_base_ = ['../_base_/extremec3.py', 'mmseg::_base_/default_runtime.py']
+_base_ = ['../_base_/extremec3.py', '../_base_/iterations.py', 'mmseg::_base_/default_runtime.py']
 custom_imports = dict(imports=['segc.data.mirror', 'segc.models.hetnet.metric'], allow_failed_imports=False)
 size = (224, 224)
 model = dict(
@@ -36,16 +36,9 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = [dict(type='IoUMetric', iou_metrics=['mIoU']), dict(type='MirrorMetric')]
 test_evaluator = val_evaluator
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
 # 300 epochs of the 1500 training portraits.
 max_iters = 7500
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-3, weight_decay=2e-4))
 param_scheduler = [dict(type='MultiStepLR', milestones=[3750, 5625], gamma=0.5, by_epoch=False)]
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=750)
-default_hooks = dict(
-    timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
-    param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=750),
-    sampler_seed=dict(type='DistSamplerSeedHook'))
+default_hooks = dict(checkpoint=dict(interval=750))
