@@ -71,10 +71,7 @@ def device_state() -> dict[str, Any]:
 
 def gpu_memory(process: int) -> float | None:
     """MiB of GPU memory that a process has, None where the driver does not tell (Jetson, some containers)."""
-    told = (
-        _told(["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]) if shutil.which("nvidia-smi") else ""
-    )
-    for line in told.splitlines():
+    for line in _told(["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]).splitlines():
         number, _, memory = line.partition(",")
         if number.strip() == str(process) and memory.strip().isdecimal():
             return float(memory)

@@ -70,12 +70,12 @@ def run(trt: Any, job: Job, report: Report) -> Done:
     if not parser.parse_from_file(job.graph):
         return Done(errors=[_sentence(parser.get_error(index)) for index in range(parser.num_errors)])
     config = builder.create_builder_config()
-    cache = _configure(trt, builder, network, config, job, report)
+    _configure(trt, builder, network, config, job, report)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         return Done(network.num_layers, errors=log.errors or ["the builder gives no engine"])
     Path(job.engine).write_bytes(engine)
-    if cache is not None and job.timing_cache:
+    if job.timing_cache:
         Path(job.timing_cache).write_bytes(config.get_timing_cache().serialize())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     text = _inspected(trt, log, engine) or log.layers
@@ -88,8 +88,8 @@ def _network_flags(trt: Any, job: Job) -> int:
     return 0 if job.calibration_cache or not hasattr(flags, "STRONGLY_TYPED") else 1 << int(flags.STRONGLY_TYPED)
 
 
-def _configure(trt: Any, builder: Any, network: Any, config: Any, job: Job, report: Report) -> Any:
-    """Set everything on the builder's config; returns the timing cache, None where there is none."""
+def _configure(trt: Any, builder: Any, network: Any, config: Any, job: Job, report: Report) -> None:
+    """Set everything on the builder's config."""
     settings = job.settings
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.progress_monitor = _make_monitor(trt, report)
@@ -109,7 +109,8 @@ def _configure(trt: Any, builder: Any, network: Any, config: Any, job: Job, repo
     _set_target(trt, builder, config, settings)
     if job.calibration_cache:
         _calibrate(trt, config, job.calibration_cache)
-    return _set_timing_cache(config, job.timing_cache)
+    if job.timing_cache:
+        _set_timing_cache(config, Path(job.timing_cache))
 
 
 def _set_target(trt: Any, builder: Any, config: Any, settings: dict[str, Any]) -> None:
@@ -157,13 +158,9 @@ def _calibrate(trt: Any, config: Any, path: str) -> None:
     config.set_flag(trt.BuilderFlag.FP16)
 
 
-def _set_timing_cache(config: Any, path: str | None) -> Any:
-    if path is None:
-        return None
-    old = Path(path)
+def _set_timing_cache(config: Any, old: Path) -> None:
     cache = config.create_timing_cache(old.read_bytes() if old.is_file() else b"")
     config.set_timing_cache(cache, False)
-    return cache
 
 
 def _load_plugin(builder: Any, path: str) -> bool:

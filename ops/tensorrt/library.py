@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from segc.core.errors import UserError
@@ -27,7 +28,7 @@ class PluginLibrary:
     arch: tuple[int, ...] = ()
     tensorrt: str = ""
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Of its content."""
         return sha256_file(self.path)
