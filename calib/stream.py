@@ -11,12 +11,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
-from segc.core.contract import Contract
+from segc.core.contract import INPUT, Contract
 from segc.core.images import read_image
 from segc.core.progress import track
 from segc.runtime.segmenter import network_inputs
-
-_INPUT = "images"
 
 
 def stream(
@@ -31,7 +29,7 @@ def stream(
     session = _session(model, names, threads)
     for path in track(images, doing):
         for batch in _batches(network_inputs(read_image(path), contract), contract.batch):
-            yield path, session.run(list(names), {_INPUT: batch})
+            yield path, session.run(list(names), {INPUT: batch})
 
 
 def _session(model: ModelProto, names: Sequence[str], threads: int | None) -> ort.InferenceSession:

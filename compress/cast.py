@@ -14,7 +14,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from segc.compress.placement import WEIGHTED
-from segc.core.contract import FLOAT_KEY
+from segc.core.contract import FLOAT_KEY, INPUT
 from segc.ops.onnx_functions.signature import SIGNATURES
 
 PAIR = ("QuantizeLinear", "DequantizeLinear")
@@ -125,7 +125,7 @@ def _without_form(floats: Floats, target: Format) -> dict[str, str]:
 
 def _unreached(floats: Floats, target: Format) -> dict[str, str]:
     """Nodes that depend on the image or on a size, but on no activation: what a Shape gives is no activation."""
-    fed: set[str] = {"images"}
+    fed = {INPUT}
     active: set[str] = set()
     found = {}
     for node in floats.nodes:

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 CONTRACT_KEY = "segc.contract"
 # Metadata of a graph whose floats were lowered: the name of the format.
 FLOAT_KEY = "segc.float"
+# A deploy graph's input.
+INPUT = "images"
 
 # A contract may be anyone's: what it asks for is bounded before memory is taken for it.
 LARGEST_SIDE, LARGEST_PIXELS, LARGEST_BATCH, MOST_CLASSES = 1 << 16, 1 << 28, 1 << 12, 1 << 14

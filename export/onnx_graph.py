@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from segc.core.contract import CONTRACT_KEY, Contract, Size
+from segc.core.contract import CONTRACT_KEY, INPUT, Contract, Size
 from segc.core.errors import CheckFailed, UserError
 from segc.export.layout import drop_idle_resizes, fold_image_scale, pool_globally, tokens_as_maps
 from segc.export.rewrite import push_pointwise_through_resize, shrink_constant_maps, split_behind_upsampling
@@ -26,7 +26,6 @@ from segc.export.segc_ops import add_functions, torchscript_symbolics, translati
 
 Exporter = Literal["dynamo", "torchscript"]
 
-INPUT = "images"
 OUTPUTS = {"argmax": "class_map", "logits": "logits", "probabilities": "probabilities"}
 OLDEST_OPSET = 17
 DEFAULT_OPSET = 20

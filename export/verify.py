@@ -13,13 +13,12 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from segc.core.contract import Contract, Size
+from segc.core.contract import INPUT, Contract, Size
 from segc.core.errors import CheckFailed, UserError
 from segc.core.files import sha256_files
 from segc.core.images import Image, read_image
 from segc.core.progress import track
 from segc.core.rows import package_version
-from segc.export.onnx_graph import INPUT
 from segc.export.surgery import decided_on
 from segc.models.deploy import DeployModule
 from segc.runtime.segmenter import network_image, resize_image, windows

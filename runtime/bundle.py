@@ -187,7 +187,12 @@ def engine_path(folder: Path | str, engine: Engine) -> Path:
     Raises:
         UserError: the file is missing, or its content changed since it was built.
     """
-    return _verified(Path(folder), engine, f"Build it again: segc export {folder} --engine {engine.precision}")
+    return _verified(Path(folder), engine, f"Build it again: {build_command(folder, engine.precision, engine.flavour == 'rtx')}")
+
+
+def build_command(folder: Path | str, precision: str, rtx: bool) -> str:
+    """What builds an engine of a bundle for this machine; without ``rtx`` with the TensorRT that is installed."""
+    return f"segc export {folder} --engine {precision}{' --flavour rtx' if rtx else ''}"
 
 
 def _verified(folder: Path, item: Graph | Engine, fix: str) -> Path:

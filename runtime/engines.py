@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segc.core.errors import UserError
-from segc.runtime.bundle import Engine, Manifest
+from segc.runtime.bundle import Engine, Manifest, build_command
 from segc.runtime.cuda import Cuda
 from segc.runtime.runner import BACKENDS
 
@@ -30,7 +30,12 @@ class Machine:
 def this_machine(backend: str, version: str, cuda: Cuda) -> Machine:
     """The machine as the library of ``backend`` in this version sees it."""
     flavour = "rtx" if backend == "tensorrt_rtx" else version.partition(".")[0]
-    return Machine(flavour, version, cuda.gpu.name, cuda.gpu.compute_capability, f"{platform.machine()} {platform.system()}")
+    return Machine(flavour, version, cuda.gpu.name, cuda.gpu.compute_capability, this_system())
+
+
+def this_system() -> str:
+    """Processor and operating system, as an engine's entry names them."""
+    return f"{platform.machine()} {platform.system()}"
 
 
 def differences(engine: Engine, machine: Machine) -> list[str]:
@@ -55,7 +60,7 @@ def pick_engine(bundle: Path, manifest: Manifest, precision: str, backend: str, 
         UserError: there is none of this precision and flavour, or none fits; also when it was built from a graph that was exported again
             since, or its weights are stripped.
     """
-    build = f"segc export {bundle} --engine {precision}{' --flavour rtx' if backend == 'tensorrt_rtx' else ''}"
+    build = build_command(bundle, precision, backend == "tensorrt_rtx")
     found = [engine for engine in manifest.engines if engine.precision == precision and FLAVOURS[engine.flavour] == backend]
     if not found:
         have = ", ".join(f"{engine.precision} ({_flavour(engine.flavour)})" for engine in manifest.engines) or "none"

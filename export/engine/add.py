@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from segc.export.engine.worker import Done, Job
 from segc.export.tensorrt_rules import check_qdq
 from segc.runtime.backends.onnx_metadata import load_graph
 from segc.runtime.bundle import Engine, Manifest, Profile, engine_file, graph_path, read_manifest, write_manifest
+from segc.runtime.engines import this_system
 from segc.runtime.gpu import Gpu, find_gpu
 
 _TOLD = 3
@@ -203,7 +203,7 @@ def _entry(plan: _Plan, precision: str) -> Engine:
         version=plan.flavour.version,
         compute_capability=plan.compute_capability,
         gpu=plan.gpu.name if plan.gpu and plan.gpu.compute_capability == plan.compute_capability else None,
-        machine=f"{platform.machine()} {platform.system()}",
+        machine=this_system(),
         profile=plan.profile,
         hardware_compatible=settings.hardware_compatible,
         version_compatible=settings.version_compatible,

@@ -6,11 +6,10 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from segc.core.contract import INPUT
 from segc.export.engine.flavour import Flavour
 from segc.export.engine.settings import EngineSettings
 from segc.runtime.bundle import Profile
-
-INPUT = "images"
 
 
 def command_line(

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from segc.core.contract import CONTRACT_KEY, FLOAT_KEY, Contract
+from segc.core.contract import CONTRACT_KEY, FLOAT_KEY, INPUT, Contract
 from segc.core.errors import UserError
 from segc.core.files import cache_folder
 from segc.runtime.backends.onnx_metadata import read_metadata
@@ -81,7 +81,7 @@ class OnnxRuntimeRunner:
     def run(self, images: NDArray[np.uint8]) -> NDArray[Any]:
         """Run one batch: uint8 (N, H, W, 3) -> the contract's output."""
         check_images(images, self.contract)
-        output: NDArray[Any] = self._session.run(None, {"images": np.ascontiguousarray(images)})[0]
+        output: NDArray[Any] = self._session.run(None, {INPUT: np.ascontiguousarray(images)})[0]
         return output
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from segc.core.contract import Contract
 from segc.core.errors import UserError
 from segc.runtime.backends.tensorrt_lane import Lane, Ports
-from segc.runtime.bundle import Engine, Manifest, engine_path
+from segc.runtime.bundle import Engine, Manifest, build_command, engine_path
 from segc.runtime.cuda import Cuda
 from segc.runtime.engines import pick_engine, this_machine
 from segc.runtime.runner import BACKENDS, check_images
@@ -132,7 +132,7 @@ def open_rtx(bundle: Path, manifest: Manifest, precision: str) -> TensorRtRunner
 
 
 def _deserialize(runtime: Any, path: Path, entry: Engine, log: Any, bundle: Path) -> Any:
-    build = f"Build it again: segc export {bundle} --engine {entry.precision}"
+    build = f"Build it again: {build_command(bundle, entry.precision, entry.flavour == 'rtx')}"
     if entry.plugins and not entry.plugins_embedded:
         raise UserError(f"{entry.file} needs the plugin library {', '.join(entry.plugins)}, which does not travel with it.", build)
     # The plugins, and the runtime of its own version that such an engine carries.

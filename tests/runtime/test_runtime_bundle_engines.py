@@ -56,7 +56,7 @@ def test_a_profile_contains_what_lies_between_its_ends() -> None:
 
 def test_an_engine_that_is_gone_changed_or_outside_is_refused(tmp_path: Path) -> None:
     engine = an_engine()
-    with pytest.raises(UserError, match=r"not there.*segc export .* --engine fp16"):
+    with pytest.raises(UserError, match=r"not there.*segc export .* --engine fp16 --flavour rtx$"):
         engine_path(tmp_path, engine)
     path = tmp_path / engine.file
     path.parent.mkdir(parents=True)

@@ -11,8 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
+from segc.core.contract import INPUT
 from segc.core.errors import UserError
-from segc.export.onnx_graph import INPUT
 from segc.export.surgery import View, decided_on, drop_unused
 from segc.export.verify import cpu_session
 from segc.runtime.backends.onnx_runtime import DISABLED_OPTIMIZERS, WRONG_FOR_HALF

@@ -9,9 +9,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from segc.core.contract import Contract
+from segc.core.contract import INPUT, Contract
 from segc.core.images import read_image
-from segc.export.onnx_graph import INPUT
 from segc.export.surgery import View
 from segc.export.verify import as_maps
 from segc.runtime.backends.onnx_metadata import load_graph
