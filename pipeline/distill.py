@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from segc.compress.distill.setup import Distillation
-from segc.models.network import Network, load_network, save_network
-from segc.pipeline.prune import register_data, tuning_config
-from segc.train.trainer import TrainResult, train
+from segc.models.network import Network
+from segc.pipeline.prune import register_data, train_into, tuning_config
+from segc.train.trainer import TrainResult
 
 
 def distill(
@@ -41,6 +40,4 @@ def distill(
     register_data()
     cfg = tuning_config(student.cfg, iterations, start) if start else student.cfg
     cfg = distillation.added_to(cfg, student.classes)
-    result = train(cfg, work_dir=work_dir or output.with_suffix(""), resume=resume, seed=seed)
-    save_network(replace(load_network(student.cfg, result.weights), cfg=student.cfg), output)
-    return result
+    return train_into(output, cfg, student.cfg, work_dir or output.with_suffix(""), resume=resume, seed=seed)[1]

@@ -72,9 +72,8 @@ def prune(
             folder = (work_dir or output.with_suffix("")) / f"step{step}"
             cfg = tuning_config(pruned.cfg, iterations, output)
             cfg = distillation.added_to(cfg, pruned.classes) if distillation else cfg
-            trainings.append(train(cfg, work_dir=folder))
-            pruned = replace(load_network(pruned.cfg, trainings[-1].weights), cfg=pruned.cfg)
-            save_network(pruned, output)
+            pruned, training = train_into(output, cfg, pruned.cfg, folder)
+            trainings.append(training)
     return PruneResult(pruned, complexity(network.model, size), complexity(pruned.model, size), size, trainings)
 
 
@@ -112,3 +111,17 @@ def tuning_config(cfg: Config, iterations: int, weights: Path) -> Config:
         {"type": "PolyLR", "power": 0.9, "eta_min": 0.0, "by_epoch": False, "begin": warm_up, "end": max(iterations, warm_up + 1)},
     ]
     return cfg
+
+
+def train_into(
+    output: Path, cfg: Config, own: Config, work_dir: Path, *, resume: bool = True, seed: int | None = None
+) -> tuple[Network, TrainResult]:
+    """Train by ``cfg`` and write the network to ``output`` with ``own``, the config it had before what ``cfg`` adds for the training.
+
+    Args:
+        work_dir, resume, seed: see ``segc.train.trainer.train``.
+    """
+    result = train(cfg, work_dir=work_dir, resume=resume, seed=seed)
+    network = replace(load_network(own, result.weights), cfg=own)
+    save_network(network, output)
+    return network, result

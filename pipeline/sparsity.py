@@ -11,11 +11,11 @@ from mmengine.config import Config
 
 from segc.compress.prune import modules_named
 from segc.core.errors import CheckFailed, UserError
-from segc.models.network import Network, check_weights, load_network, save_network
+from segc.models.network import Network, check_weights, save_network
 from segc.models.sparsity import SparsePlan, apply_masks, is_two_of_four, masks_of, plan_sparsity
-from segc.pipeline.prune import register_data, tuning_config
+from segc.pipeline.prune import register_data, train_into, tuning_config
 from segc.train.sparsity import SparsityHook
-from segc.train.trainer import TrainResult, train
+from segc.train.trainer import TrainResult
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,13 @@ def sparsify(
     check_weights(network.model)
     plan = sparse_plan(network, keep)
     register_data()
-    sparse = Network(copy.deepcopy(network.model), _with_hook(network.cfg, plan), network.classes, network.palette)
+    sparse = replace(network, model=copy.deepcopy(network.model), cfg=_with_hook(network.cfg, plan))
     apply_masks(sparse.model, masks_of(sparse.model, plan.tensors))
     save_network(sparse, output)
     training = None
     if iterations:
-        training = train(tuning_config(sparse.cfg, iterations, output), work_dir=work_dir or output.with_suffix(""))
-        sparse = replace(load_network(sparse.cfg, training.weights), cfg=sparse.cfg)
-        save_network(sparse, output)
+        cfg = tuning_config(sparse.cfg, iterations, output)
+        sparse, training = train_into(output, cfg, sparse.cfg, work_dir or output.with_suffix(""))
     return SparseResult(sparse, plan, _checked(sparse, plan), training)
 
 
