@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,8 @@ from segc.core.files import read_json, sha256_files, sha256_json, write_json
 from segc.core.progress import track
 from segc.core.rows import environment, value_of
 from segc.data.dataset import SegmentationSet, open_dataset
-from segc.runtime.bundle import read_manifest
+from segc.runtime.bundle import copy_fp32, read_manifest
+from segc.runtime.runner import BACKENDS, choose
 from segc.validate.evaluate import validate
 from segc.validate.source import data_of
 
@@ -80,7 +80,14 @@ def _content(images: Images) -> str:
 def _miou(bundle: Path, images: Images, dataset: SegmentationSet, how: dict[str, Any]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "bundle"
-        shutil.copytree(bundle, copy, ignore=shutil.ignore_patterns("results", "report"))
+        copy_fp32(bundle, copy)
         calibrate(copy, images, **how)
         quantize_bundle(copy, images=dataset.image_paths)
-        return value_of(validate(f"{copy}@int8", dataset, threads=how.get("threads"), output=Path(folder) / "int8.json"), "mIoU")
+        output, backend = Path(folder) / "int8.json", _int8_backend(bundle)
+        return value_of(validate(f"{copy}@int8", dataset, backend=backend, threads=how.get("threads"), output=output), "mIoU")
+
+
+def _int8_backend(bundle: Path) -> str | None:
+    """Where the bundle's int8 graph runs; None, for the default, where it prefers an engine, which a new graph does not have."""
+    backend = choose(read_manifest(bundle), "int8", None)[1]
+    return None if backend in BACKENDS and BACKENDS[backend].opens == "engine" else backend

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from segc.pipeline.chart import pareto_svg
 from segc.pipeline.prepare import Prepared
 from segc.pipeline.recipe import Quantize, Recipe, show
 from segc.pipeline.search import Attempt, Found
-from segc.runtime.bundle import read_manifest, write_manifest
+from segc.runtime.bundle import copy_fp32, write_manifest
 
 BUNDLE, RECIPE = "best", "recipe.yaml"
 
@@ -47,11 +46,7 @@ def write_search(found: Found, prepared: Prepared, work: Path) -> dict[str, Any]
 def write_bundle(winner: Attempt, backend: str, source: Path, output: Path) -> None:
     """A copy of a bundle with the winner's graph beside fp32, preferred on this backend; results, engines and other graphs are left out."""
     with atomic_folder(output) as bundle:
-        ignored = shutil.ignore_patterns("results", "report", "engines", "model.*.onnx")
-        shutil.copytree(source, bundle, ignore=ignored, dirs_exist_ok=True)
-        manifest = read_manifest(bundle)
-        manifest = manifest.model_copy(update={"graphs": {"fp32": manifest.graphs["fp32"]}, "engines": [], "preferred": {}})
-        write_manifest(bundle, manifest)
+        manifest = copy_fp32(source, bundle)
         precision = "fp32"
         if winner.int8:
             precision, manifest = "int8", quantize_bundle(bundle, precisions=named(winner))

@@ -13,6 +13,7 @@ bundle/
 from __future__ import annotations
 
 import reprlib
+import shutil
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -152,6 +153,16 @@ def read_manifest(folder: Path | str) -> Manifest:
 def write_manifest(folder: Path | str, manifest: Manifest) -> None:
     """Write ``bundle.json`` atomically. Write it last: the graphs it names must be in place."""
     write_json(Path(folder) / MANIFEST, manifest.model_dump(mode="json"))
+
+
+def copy_fp32(source: Path | str, folder: Path | str) -> Manifest:
+    """Copy a bundle into ``folder`` with its fp32 graph alone: results, reports, engines, other graphs and the preference stay behind."""
+    ignored = shutil.ignore_patterns("results", "report", "engines", "model.*.onnx")
+    shutil.copytree(source, folder, ignore=ignored, dirs_exist_ok=True)
+    manifest = read_manifest(folder)
+    manifest = manifest.model_copy(update={"graphs": {"fp32": manifest.graphs["fp32"]}, "engines": [], "preferred": {}})
+    write_manifest(folder, manifest)
+    return manifest
 
 
 def graph_path(folder: Path | str, manifest: Manifest, precision: str) -> Path:

@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from segc.core.errors import UserError
 from segc.core.images import read_image, write_image
 from segc.data.dataset import open_dataset
 from segc.runtime.bundle import read_manifest, write_manifest
+from segc.validate.evaluate import validate
 
 shares = arrays(float, st.tuples(st.integers(3, 7), st.integers(1, 4)), elements=st.floats(0, 1))
 
@@ -139,3 +141,22 @@ def test_a_sweep_compares_counts_and_seeds_and_goes_on(bundle: Path, root: Path,
     assert [how["count"] for how in calls] == [3, 2, 3], "other images are measured anew"
     for wrong in (["0"], ["a"], ["99,3"], ["2,3", "-o", "x.json"], ["2", "--from-cache", "x", "--seeds", "2"]):
         assert CliRunner().invoke(app, [*words, *wrong]).exit_code == 2
+
+
+@pytest.mark.parametrize(("preferred", "used"), [("tensorrt", "onnxruntime"), ("openvino", "openvino")])
+def test_a_sweep_scores_where_int8_is_preferred_but_on_no_engine(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, preferred: str, used: str
+) -> None:
+    write_manifest(bundle, read_manifest(bundle).model_copy(update={"preferred": {"precision": "int8", "backend": preferred}}))
+    (bundle / "engines").mkdir()
+    seen = []
+
+    def scored(target: str, *args: Any, **how: Any) -> dict[str, Any]:
+        result = validate(target, *args, **how)
+        seen.append((Path(target).name, result["backend"], (Path(target.partition("@")[0]) / "engines").exists()))
+        return result
+
+    monkeypatch.setattr("segc.pipeline.calibration_sweep.validate", scored)
+    done = CliRunner().invoke(app, ["calibrate", str(bundle), "--method", "minmax", "--count", "2", "--seeds", "2", "--threads", "1"])
+    assert done.exit_code == 0, done.output
+    assert seen[1:] == [("bundle@int8", used, False)] * 2
