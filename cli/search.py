@@ -70,8 +70,7 @@ def _table(found: Found) -> Any:
     for name in ("drop", "at most", "SQNR dB", "ms"):
         table.add_column(name, justify="right", no_wrap=True)
     for each in sorted(found.attempts, key=lambda each: each.ms):
-        sqnr = each.accuracy.sqnr if each.accuracy else None
-        numbers = (f"{each.drop:+.2f}", f"{each.upper:+.2f}", "-" if sqnr is None else f"{sqnr:.1f}", f"{each.ms:.2f}")
+        numbers = (f"{each.drop:+.2f}", f"{each.upper:+.2f}", "-" if each.sqnr is None else f"{each.sqnr:.1f}", f"{each.ms:.2f}")
         style = "green" if each.upper <= result["max_drop"] else "red"
         table.add_row(each.name + (" *" if each is found.winner else ""), *numbers, style=style)
     return table

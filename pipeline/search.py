@@ -31,10 +31,14 @@ class Attempt(Candidate):
         """In points of mIoU."""
         return self.accuracy.drop.value if self.accuracy else 0.0
 
+    @property
+    def sqnr(self) -> float | None:
+        """Of the logits, in dB; None for fp32 and for graphs that show no logits."""
+        return self.accuracy.sqnr if self.accuracy else None
+
     def as_json(self) -> dict[str, Any]:
         """JSON-ready."""
-        sqnr = self.accuracy.sqnr if self.accuracy else None
-        told = {"name": self.name, "drop": self.drop, "upper": self.upper, "ms": self.ms, "sqnr_db": sqnr}
+        told = {"name": self.name, "drop": self.drop, "upper": self.upper, "ms": self.ms, "sqnr_db": self.sqnr}
         return {**told, "int8": self.int8, "precisions": self.precisions}
 
 
@@ -77,7 +81,7 @@ def search(attempts: Attempts, max_drop: float) -> Found:
     floats = [each for each in made if not each.int8]
     float_ms = min(each.ms for each in floats if each.upper <= max_drop)
     winner, nearest = best(made, max_drop), missed(made, float_ms, max_drop)
-    assert isinstance(winner, Attempt) and (nearest is None or isinstance(nearest, Attempt))
+    assert winner, "fp32 loses nothing, so that it is within every budget"
     why = [] if winner.int8 or nearest else [*reasons(attempts.model, attempts.graph({}), attempts.backend), about_half]
     return Found(made, winner, nearest, why, float_ms, _result(attempts, made, max_drop, about_half))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 # Blocks that stay in float.
 Floats = frozenset[str]
@@ -34,6 +35,9 @@ class Candidate:
     int8: bool
     upper: float
     ms: float
+
+
+Kind = TypeVar("Kind", bound=Candidate)
 
 
 def explore(costs: Mapping[str, float], bounds: Callable[[Sequence[Floats]], Sequence[Bound]], max_drop: float) -> dict[Floats, Bound]:
@@ -76,7 +80,7 @@ def explore(costs: Mapping[str, float], bounds: Callable[[Sequence[Floats]], Seq
     return tried
 
 
-def best(candidates: Sequence[Candidate], max_drop: float) -> Candidate | None:
+def best(candidates: Sequence[Kind], max_drop: float) -> Kind | None:
     """The fastest candidate within the budget; of those as fast as it, the one that surely loses least. None when none is within it."""
     within = [each for each in candidates if each.upper <= max_drop]
     if not within:
@@ -85,7 +89,7 @@ def best(candidates: Sequence[Candidate], max_drop: float) -> Candidate | None:
     return min((each for each in within if each.ms <= limit), key=lambda each: (each.upper, each.ms))
 
 
-def missed(candidates: Sequence[Candidate], float_ms: float, max_drop: float) -> Candidate | None:
+def missed(candidates: Sequence[Kind], float_ms: float, max_drop: float) -> Kind | None:
     """Where int8 is faster than float but never within the budget: the int8 candidate that comes nearest to it. None otherwise."""
     faster = [each for each in candidates if each.int8 and each.ms <= FASTER * float_ms]
     if not faster or any(each.upper <= max_drop for each in faster):
