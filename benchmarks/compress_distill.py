@@ -79,7 +79,8 @@ def _path(half: Path, variant: str, seed: int, iterations: int) -> Path:
 
 
 def _validated(network: Path, against: Path) -> list[dict[str, Any]]:
-    found = validate(str(network), open_dataset(embedded_dataset(), split="val"), against=str(against), backend="torch", threads=1)
+    dataset, maps = open_dataset(embedded_dataset(), split="val"), network.with_name("maps")
+    found = validate(str(network), dataset, against=str(against), backend="torch", threads=1, maps=maps)
     rows: list[dict[str, Any]] = found["rows"]
     return rows
 

@@ -132,7 +132,7 @@ def _scores(
             backend=backend,
             threads=THREADS,
             limit=effort.validation,
-            output=path.with_suffix(".json"),
+            maps=path.parent / "maps",
         )
     except Exception as error:  # whatever a backend raises at another library's graph is that graph's result
         failures.append({"graph": name, "backend": backend, "reason": _first_line(error)})
