@@ -41,7 +41,8 @@ class Side:
             return cls(text, found.path.name, found.path.stem, backend or "onnxruntime", sha256_file(found.path))
         manifest = read_manifest(found.path)
         precision, chosen = choose(manifest, found.precision, backend)
-        sha256 = sha256_file(graph_path(found.path, manifest, precision))
+        graph_path(found.path, manifest, precision)  # compares the file with the manifest's hash
+        sha256 = manifest.graphs[precision].sha256
         engines = tuple(engine.sha256 for engine in manifest.engines if engine.precision == precision)
         return cls(text, f"{found.path.name}@{precision}", precision, chosen, sha256, engines)
 
