@@ -16,7 +16,7 @@ from segc.models.config import encode_config, load_config
 from segc.pipeline.engine import Hashes, Stage
 from segc.pipeline.gate import Candidate, choose
 from segc.pipeline.recipe import Recipe
-from segc.runtime.bundle import Manifest, graph_file, graph_path, is_bundle, read_manifest, write_manifest
+from segc.runtime.bundle import Manifest, graph_file, graph_path, is_bundle, read_manifest, result_file, write_manifest
 from segc.runtime.runner import installed_backends
 from segc.runtime.target import Target
 
@@ -131,15 +131,11 @@ class Run:
     def _graphs(self) -> dict[str, Any]:
         return {precision: self._graph(precision) for precision in self.precisions}
 
-    def result_file(self, kind: str, precision: str, backend: str) -> Path:
-        """Where a measurement of a graph on a backend lies."""
-        return self.bundle / "results" / f"{kind}.{precision}.{backend}.json"
-
     def _each(self) -> list[tuple[str, str]]:
         return [(precision, backend) for precision in self.precisions for backend in self.backends]
 
     def _results(self, kind: str) -> dict[str, Any]:
-        return self._hash(*(self.result_file(kind, *pair) for pair in self._each()))
+        return self._hash(*(result_file(self.bundle, kind, *pair) for pair in self._each()))
 
     # --- train
 
@@ -237,14 +233,14 @@ class Run:
 
     def _candidate(self, precision: str, backend: str) -> Candidate:
         manifest = read_manifest(self.bundle)
-        validation = read_json(self.result_file("validation", precision, backend))
-        timing = read_json(self.result_file("benchmark", precision, backend))
+        validation = read_json(result_file(self.bundle, "validation", precision, backend))
+        timing = read_json(result_file(self.bundle, "benchmark", precision, backend))
         size = graph_path(self.bundle, manifest, precision).stat().st_size
         return Candidate(precision, backend, value_of(validation, "mIoU"), value_of(timing, "engine_p50"), size)
 
     def guesses(self) -> dict[str, float]:
         """mIoU in percent of two predictors that look at no image."""
-        result = read_json(self.result_file("validation", *self._each()[0]))
+        result = read_json(result_file(self.bundle, "validation", *self._each()[0]))
         return {"one_class": value_of(result, "all-one-class mIoU"), "random": value_of(result, "random mIoU")}
 
     def _choose_inputs(self) -> Any:

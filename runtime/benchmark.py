@@ -20,7 +20,7 @@ from segc.core.errors import CheckFailed, UserError
 from segc.core.files import write_json
 from segc.core.progress import track
 from segc.core.rows import Row, environment, value_of
-from segc.runtime.bundle import read_manifest, write_manifest
+from segc.runtime.bundle import read_manifest, result_file, write_manifest
 from segc.runtime.engines import runnable
 from segc.runtime.monitor import Monitor, device_state, gpu_memory
 from segc.runtime.readings import refuse_other_state
@@ -161,7 +161,7 @@ def benchmark_many(
             worker.close()
     for worker, result in zip(workers, results, strict=True):
         if worker.target.kind == "bundle":
-            write_json(worker.target.path / "results" / f"benchmark.{result['precision']}.{result['backend']}.json", result)
+            write_json(result_file(worker.target.path, "benchmark", result["precision"], result["backend"]), result)
     return results
 
 

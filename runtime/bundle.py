@@ -25,6 +25,7 @@ from segc.core.files import read_json, sha256_file, write_json
 
 SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
+RESULTS = "results"
 
 
 # Precisions and backends become parts of file names.
@@ -123,6 +124,11 @@ class Manifest(BaseModel):
 def graph_file(precision: str) -> str:
     """File name of a precision's graph inside a bundle: ``model.onnx`` for fp32, ``model.<precision>.onnx`` otherwise."""
     return "model.onnx" if precision == "fp32" else f"model.{precision}.onnx"
+
+
+def result_file(folder: Path | str, kind: str, precision: str, backend: str) -> Path:
+    """Where a bundle keeps what was measured of a precision's graph on a backend: ``validation``, ``benchmark``, ``parity``, ..."""
+    return Path(folder) / RESULTS / f"{kind}.{precision}.{backend}.json"
 
 
 def is_bundle(path: Path | str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segc.core.rows import value_of
-from segc.runtime.bundle import Manifest, graph_path, read_manifest
+from segc.runtime.bundle import RESULTS, Manifest, graph_path, read_manifest, result_file
 from segc.validate.bootstrap import Bootstrap, paired_drops
 from segc.validate.confusions import load_confusions
 from segc.validate.intervals import drop_row, interval_text
@@ -65,6 +65,7 @@ def _step(
 ) -> dict[str, Any]:
     precision, backend = result["precision"], result["backend"]
     drop = _drop(first, (bundle, result))
+    kinds = ("validation", "benchmark") if timing else ("validation",)
     counted = manifest.graphs["fp32"].notes if "fp32" in manifest.graphs else {}
     return {
         "name": f"{manifest.name}@{precision}",
@@ -82,10 +83,7 @@ def _step(
         "pipeline_ms": value_of(timing, "pipeline_p50") if timing else None,
         "calibration": _calibration(manifest, precision),
         "images": result["dataset"]["n"],
-        "sources": [
-            f"results/validation.{precision}.{backend}.json",
-            *([f"results/benchmark.{precision}.{backend}.json"] if timing else []),
-        ],
+        "sources": [result_file(".", kind, precision, backend).as_posix() for kind in kinds],
         "measured": {key: result["environment"][key] for key in _TOLD},
     }
 
@@ -110,5 +108,5 @@ def _drop(first: tuple[Path, dict[str, Any]], step: tuple[Path, dict[str, Any]])
 
 def _counts(bundle: Path, result: dict[str, Any]) -> Any:
     """Pixels of every class in every image of a stored validation, None where its matrices are gone."""
-    path = bundle / "results" / (result.get("confusions") or {}).get("file", "-")
+    path = bundle / RESULTS / (result.get("confusions") or {}).get("file", "-")
     return load_confusions(path)["target"].counts(len(result["classes"])) if path.is_file() else None

@@ -17,7 +17,6 @@ from segc.core.files import sha256_file, write_json
 from segc.core.progress import track
 from segc.core.rows import Row, environment
 from segc.data.dataset import Pair, SegmentationSet
-from segc.runtime.target import parse_target
 from segc.validate.bootstrap import Bootstrap, Drops, paired_drops
 from segc.validate.confusions import save_confusions
 from segc.validate.details import flips, number, place_results, slices
@@ -27,8 +26,6 @@ from segc.validate.parts import CHUNK, Chunk, Job, Parts, named_confusions
 from segc.validate.scoring import Agreement, Counts, Scored, usable_cores
 from segc.validate.sides import Side
 from segc.validate.workers import Shard, count_in_workers
-
-RESULTS = "results"
 
 _BOOTSTRAP = Bootstrap()
 
@@ -75,7 +72,7 @@ def validate(
         UserError: unknown target, classes that do not fit, an unreadable image or label, a label of another size than its image.
     """
     job = _job(target, dataset, against, backend, against_backend, limit, places, maps)
-    path = output or result_path(job.target)
+    path = output or job.target.result_file("validation")
     with _parts_of(path, parts) as store:
         start = time.perf_counter()
         chunks = _count(job, store, job.chunks, workers, threads)
@@ -129,12 +126,6 @@ def _count(job: Job, parts: Parts, chunks: Sequence[int], workers: int, threads:
     counted = count_in_workers(job, parts, chunks, workers, threads or usable_cores())
     found = [chunk for chunk in track(counted, "validating", job.images(chunks)) if chunk]
     return sorted(found, key=lambda chunk: chunk.index)
-
-
-def result_path(side: Side) -> Path | None:
-    """Where a bundle keeps the validation of a precision on a backend; None for other artefacts."""
-    found = parse_target(side.text)
-    return found.path / RESULTS / f"validation.{side.precision}.{side.backend}.json" if found.kind == "bundle" else None
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from segc.core.rows import Row, environment
 from segc.data.dataset import SegmentationSet
 from segc.runtime.runner import Runner, open_runner
 from segc.runtime.segmenter import Segmenter
-from segc.runtime.target import content_hash, parse_target
+from segc.runtime.target import parse_target
+from segc.validate.sides import Side
 
 BINS = 15
 
@@ -60,24 +61,21 @@ def reliability(target: str, dataset: SegmentationSet, *, backend: str | None = 
     Raises:
         UserError: a graph that gives class maps only, or an unreadable image or label.
     """
-    runner = _with_probabilities(target, backend)
+    side, runner = Side.of(target, backend), _with_probabilities(target, backend)
     segmenter, counted = Segmenter(runner), Reliability()
     pairs = dataset.pairs[:limit]
     for pair in track(pairs, "calibration of the probabilities"):
         found = segmenter.logits(read_image(pair.image))
         probabilities = found if runner.contract.output == "probabilities" else _softmax(found)
         counted.add(probabilities, dataset.read_label(pair), dataset.spec.ignore_index)
-    parsed = parse_target(target)
     result = {
         "kind": "reliability",
-        "precision": runner.precision,
-        "backend": runner.backend,
-        "graph_sha256": content_hash(parsed, runner.precision),
-        **_numbers(counted, len(pairs), {"precision": runner.precision, "backend": runner.backend, "split": dataset.split}),
+        **side.as_json(),
+        **_numbers(counted, len(pairs), {"precision": side.precision, "backend": side.backend, "split": dataset.split}),
         "environment": environment(),
     }
-    if parsed.kind == "bundle":
-        write_json(parsed.path / "results" / f"reliability.{runner.precision}.{runner.backend}.json", result)
+    if path := side.result_file("reliability"):
+        write_json(path, result)
     return result
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from segc.core.files import sha256_file, sha256_json
 from segc.core.rows import environment
-from segc.runtime.bundle import graph_path, read_manifest
+from segc.runtime.bundle import graph_path, read_manifest, result_file
 from segc.runtime.runner import choose
 from segc.runtime.target import parse_target
 
@@ -50,6 +51,11 @@ class Side:
     def key(self) -> str:
         """Content hash of all that a class map of an image depends on; threads are not among it."""
         return sha256_json([self.precision, self.backend, self.sha256, self.engines, environment()["versions"]])
+
+    def result_file(self, kind: str) -> Path | None:
+        """Where a bundle keeps a measurement of this side; None for other artefacts."""
+        found = parse_target(self.text)
+        return result_file(found.path, kind, self.precision, self.backend) if found.kind == "bundle" else None
 
     def as_json(self) -> dict[str, Any]:
         """As a result tells it."""

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from segc.core.files import read_json
-from segc.runtime.bundle import Manifest, graph_precision
+from segc.runtime.bundle import RESULTS, Manifest, graph_precision
 
 
 def current_results(bundle: Path, manifest: Manifest, kind: str) -> tuple[list[dict[str, Any]], list[str]]:
     """(results of the bundle's graphs as they are now, files of results of older ones)."""
     found, outdated = [], []
-    for path in sorted((bundle / "results").glob(f"{kind}.*.json")):
+    for path in sorted((bundle / RESULTS).glob(f"{kind}.*.json")):
         result = read_json(path)
         if _is_current(manifest, result):
             found.append(result)

@@ -19,12 +19,12 @@ from segc.models.network import Network, load_network
 from segc.runtime.bundle import graph_path, read_manifest
 from segc.runtime.runner import open_runner
 from segc.runtime.segmenter import Segmenter
-from segc.runtime.target import Target, content_hash, parse_target
-from segc.validate.evaluate import RESULTS
+from segc.runtime.target import Target, parse_target
 from segc.validate.parity.deployed import DeployedPipeline
 from segc.validate.parity.ladder import LADDER, METRIC, RUNTIME, Ladder, climb, miou, mmseg_miou
 from segc.validate.parity.trace import STAGES
 from segc.validate.parity.training import TrainingPipeline
+from segc.validate.sides import Side
 
 DEFAULT_IMAGES = 20
 _PIXELS = {"fp32": 0.1, "fp16": 0.5, "int8": 5.0}
@@ -87,32 +87,27 @@ def parity(
     found = parse_target(target)
     if found.kind == "checkpoint":
         raise UserError(f"{target} is a checkpoint; parity compares a deployed graph with it.", f"segc export {target} -o bundle")
-    runner = open_runner(found, backend)
+    side, runner = Side.of(target, backend), open_runner(found, backend)
     network = _network(against, config)
     _check_classes(runner.contract, network, dataset)
     training = TrainingPipeline(network, runner.contract)
-    deployed = DeployedPipeline(_graph(found, runner.precision), runner.contract, training.std)
+    deployed = DeployedPipeline(_graph(found, side.precision), runner.contract, training.std)
     shipped, ladder = Segmenter(runner), Ladder(dataset.spec.num_classes)
     pairs = _spread(dataset, limit)
     start = time.perf_counter()
     for pair in track(pairs, "climbing the ladder"):
         climb(ladder, training, deployed, shipped, dataset, pair)
-    name = f"{found.path.name}@{runner.precision}" if found.kind == "bundle" else found.path.name
-    conditions = {"precision": runner.precision, "backend": runner.backend, "numbers": deployed.numbers, "split": dataset.split}
+    conditions = {"precision": side.precision, "backend": side.backend, "numbers": deployed.numbers, "split": dataset.split}
     result = {
         "kind": "parity",
-        "target": name,
-        "precision": runner.precision,
-        "backend": runner.backend,
-        "graph_sha256": content_hash(found, runner.precision),
+        **side.as_json(),
         "against": {"target": Path(against).name},
         **_result(ladder, rules(deployed.numbers), len(pairs), conditions),
         "dataset": {"name": dataset.spec.name, "split": dataset.split, "n": len(pairs), "images": [pair.image.name for pair in pairs]},
         "seconds": time.perf_counter() - start,
         "environment": environment(),
     }
-    path = output or (found.path / RESULTS / f"parity.{runner.precision}.{runner.backend}.json" if found.kind == "bundle" else None)
-    if path is not None:
+    if path := output or side.result_file("parity"):
         write_json(path, result)
     return result
 
