@@ -42,7 +42,9 @@ def write_report(bundle: Path | str, before: Sequence[Path] = (), thresholds: Se
         UserError: the bundle has no validation result of its graphs.
     """
     bundle = Path(bundle)
-    data = gather(bundle, before, thresholds)
+    data, chain = gather(bundle), chain_of([*before, bundle])
+    data |= {"chain": chain, "pareto": pareto_chart(chain["points"]), "thresholds": judged(thresholds, data["compressed"])}
+    data["ladder"] = _ladder(bundle)
     folder = bundle / FOLDER
     panels, missing = worst_panels(bundle, data["compressed"])
     write_json(folder / "report.json", _without_paths(data))
@@ -51,8 +53,8 @@ def write_report(bundle: Path | str, before: Sequence[Path] = (), thresholds: Se
     return folder / "report.html"
 
 
-def gather(bundle: Path, before: Sequence[Path] = (), thresholds: Sequence[str] = ()) -> dict[str, Any]:
-    """What the report shows, as JSON: the verdict, one line a measured target, the classes, conditions, provenance."""
+def gather(bundle: Path) -> dict[str, Any]:
+    """What the report and the model card show, as JSON: the verdict, one line a measured target, the classes, conditions, provenance."""
     manifest = read_manifest(bundle)
     (validations, outdated), (timings, more) = (current_results(bundle, manifest, kind) for kind in ("validation", "benchmark"))
     outdated += more
@@ -63,13 +65,8 @@ def gather(bundle: Path, before: Sequence[Path] = (), thresholds: Sequence[str] 
     compressed = _compressed(manifest, validations)
     full_bytes = graph_path(bundle, manifest, "fp32").stat().st_size
     chosen = next(line for line in targets if (line["precision"], line["backend"]) == (compressed["precision"], compressed["backend"]))
-    chain = chain_of([*before, bundle])
     return {
         "name": manifest.name,
-        "chain": chain,
-        "pareto": pareto_chart(chain["points"]),
-        "thresholds": judged(thresholds, compressed),
-        "ladder": _ladder(bundle, manifest),
         "targets": targets,
         "chosen": chosen,
         "verdict": _verdict(chosen, full_bytes, [_timing(result) for result in timings]),
@@ -88,11 +85,11 @@ def gather(bundle: Path, before: Sequence[Path] = (), thresholds: Sequence[str] 
     }
 
 
-def _ladder(bundle: Path, manifest: Manifest) -> list[dict[str, Any]]:
+def _ladder(bundle: Path) -> list[dict[str, Any]]:
     """What ``segc parity`` found on the bundle's graphs."""
     return [
         {key: result[key] for key in ("target", "against", "passed", "stages", "dataset")}
-        for result in current_results(bundle, manifest, "parity")[0]
+        for result in current_results(bundle, read_manifest(bundle), "parity")[0]
     ]
 
 
