@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segc.core.files import read_json, write_text
+from segc.validate.pareto import on_front
 
 RESULTS = Path(__file__).parent / "results" / "compress_ptq.json"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "quantization.md"
@@ -51,12 +52,8 @@ def points(found: Mapping[str, Any], backend: str) -> Points:
 
 def front(places: Points) -> list[str]:
     """Names that no other place beats in one and equals in the other: the Pareto front, fastest first."""
-    best = [
-        name
-        for name, (time, drop) in places.items()
-        if not any(t <= time and d <= drop and (t, d) != (time, drop) for other, (t, d) in places.items() if other != name)
-    ]
-    return sorted(best, key=lambda name: places[name])
+    best = on_front(list(places.values()))
+    return sorted((name for name, on in zip(places, best, strict=True) if on), key=lambda name: places[name])
 
 
 def sentences(found: Mapping[str, Any]) -> list[str]:

@@ -19,14 +19,16 @@ def pareto_chart(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return {}
     left, right = _ends([math.log10(point["ms"]) for point in points], 0.05)
     low, high = _ends([point["miou"] for point in points], 0.2)
+    points = sorted(points, key=lambda point: float(point["ms"]))
+    best = on_front([(point["ms"], -point["miou"]) for point in points])
     placed = [
         {
             **point,
             "x": round(_along(math.log10(point["ms"]), left, right, LEFT, RIGHT), 1),
             "y": round(_along(point["miou"], low, high, BOTTOM, TOP), 1),
-            "best": point in pareto_front(points),
+            "best": on,
         }
-        for point in sorted(points, key=lambda point: float(point["ms"]))
+        for point, on in zip(points, best, strict=True)
     ]
     front = " ".join(f"{dot['x']},{dot['y']}" for dot in placed if dot["best"])
     _place_labels(placed)
@@ -44,14 +46,14 @@ def pareto_chart(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def pareto_front(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The points that no other beats: none is as fast and as accurate, and better in one of the two."""
-    return [point for point in points if not any(_beats(other, point) for other in points)]
-
-
-def _beats(other: dict[str, Any], point: dict[str, Any]) -> bool:
-    as_good = other["ms"] <= point["ms"] and other["miou"] >= point["miou"]
-    return bool(as_good and (other["ms"] < point["ms"] or other["miou"] > point["miou"]))
+def on_front(costs: Sequence[tuple[float, float]]) -> list[bool]:
+    """Of every pair of costs, whether no other beats it: is as low in both and lower in one."""
+    best, lowest = set(), math.inf
+    for pair in sorted(set(costs)):
+        if pair[1] < lowest:
+            lowest = pair[1]
+            best.add(pair)
+    return [pair in best for pair in costs]
 
 
 def _ends(values: Sequence[float], least: float) -> tuple[float, float]:
@@ -65,7 +67,7 @@ def _along(value: float, low: float, high: float, start: float, end: float) -> f
 
 
 def _round_values(left: float, right: float) -> list[float]:
-    """1, 2, 3 and 5 times powers of ten inside a logarithmic axis."""
+    """1, 1.5, 2, 3, 5 and 7 times powers of ten inside a logarithmic axis."""
     values = [factor * 10.0**power for power in range(math.floor(left), math.ceil(right) + 1) for factor in (1, 1.5, 2, 3, 5, 7)]
     return [value for value in values if left <= math.log10(value) <= right]
 
