@@ -11,7 +11,7 @@ from segc.runtime.bundle import RESULTS, Manifest, graph_path, read_manifest, re
 from segc.validate.bootstrap import Bootstrap, paired_drops
 from segc.validate.confusions import load_confusions
 from segc.validate.intervals import drop_row, interval_text
-from segc.validate.stored import current_results
+from segc.validate.stored import current_results, is_preferred, target_of, timing_of
 
 _BOOTSTRAP = Bootstrap()
 _TOLD = ("cpu", "time", "versions")
@@ -31,10 +31,10 @@ def chain_of(bundles: Sequence[Path]) -> dict[str, Any]:
     for bundle in bundles:
         manifest = read_manifest(bundle)
         validations, timings = (current_results(bundle, manifest, kind)[0] for kind in ("validation", "benchmark"))
-        points += [_point(manifest, result, timing) for result in validations if (timing := _timing(result, timings))]
+        points += [_point(manifest, result, timing) for result in validations if (timing := timing_of(result, timings))]
         for result in _one_a_precision(manifest, validations, timings):
             first = first or (bundle, result)
-            steps.append(_step(bundle, manifest, result, _timing(result, timings), first))
+            steps.append(_step(bundle, manifest, result, timing_of(result, timings), first))
     return {"steps": steps, "points": points}
 
 
@@ -42,17 +42,11 @@ def _one_a_precision(manifest: Manifest, validations: list[dict[str, Any]], timi
     """Of every precision, in the order the bundle got them, the preferred backend's validation, else the fastest's, else any."""
 
     def rank(result: dict[str, Any]) -> tuple[bool, float]:
-        timing = _timing(result, timings)
-        preferred = (result["precision"], result["backend"]) == (manifest.preferred.get("precision"), manifest.preferred.get("backend"))
-        return not preferred, value_of(timing, "engine_p50") if timing else float("inf")
+        timing = timing_of(result, timings)
+        return not is_preferred(manifest, result), value_of(timing, "engine_p50") if timing else float("inf")
 
     groups = [[result for result in validations if result["precision"] == precision] for precision in manifest.graphs]
     return [min(group, key=rank) for group in groups if group]
-
-
-def _timing(result: dict[str, Any], timings: list[dict[str, Any]]) -> dict[str, Any] | None:
-    pair = (result["precision"], result["backend"])
-    return next((item for item in timings if (item["precision"], item["backend"]) == pair), None)
 
 
 def _point(manifest: Manifest, result: dict[str, Any], timing: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +57,7 @@ def _point(manifest: Manifest, result: dict[str, Any], timing: dict[str, Any]) -
 def _step(
     bundle: Path, manifest: Manifest, result: dict[str, Any], timing: dict[str, Any] | None, first: tuple[Path, dict[str, Any]]
 ) -> dict[str, Any]:
-    precision, backend = result["precision"], result["backend"]
+    precision, backend = target_of(result)
     drop = _drop(first, (bundle, result))
     kinds = ("validation", "benchmark") if timing else ("validation",)
     counted = manifest.graphs["fp32"].notes if "fp32" in manifest.graphs else {}

@@ -17,7 +17,7 @@ from segc.validate.intervals import few_images_notice, interval_text
 from segc.validate.pareto import pareto_chart
 from segc.validate.pictures import worst_panels
 from segc.validate.sign_off import judged
-from segc.validate.stored import current_results, stored_row
+from segc.validate.stored import current_results, is_preferred, stored_row, target_of, timing_of
 from segc.validate.templating import render
 
 FOLDER = "report"
@@ -64,7 +64,7 @@ def gather(bundle: Path) -> dict[str, Any]:
     targets = [_target(bundle, manifest, result, timings) for result in validations]
     compressed = _compressed(manifest, validations)
     full_bytes = graph_path(bundle, manifest, "fp32").stat().st_size
-    chosen = next(line for line in targets if (line["precision"], line["backend"]) == (compressed["precision"], compressed["backend"]))
+    chosen = next(line for line in targets if target_of(line) == target_of(compressed))
     return {
         "name": manifest.name,
         "targets": targets,
@@ -104,16 +104,13 @@ def _without_paths(data: dict[str, Any]) -> dict[str, Any]:
 
 def _compressed(manifest: Manifest, validations: list[dict[str, Any]]) -> dict[str, Any]:
     """The validation the report is about: that of the preferred graph if it is a compressed one, else of any compressed graph."""
-    wanted = (manifest.preferred.get("precision"), manifest.preferred.get("backend"))
     below = [result for result in validations if result["precision"] != "fp32"]
-    return next((result for result in below if (result["precision"], result["backend"]) == wanted), (below or validations)[-1])
+    return next((result for result in below if is_preferred(manifest, result)), (below or validations)[-1])
 
 
 def _target(bundle: Path, manifest: Manifest, result: dict[str, Any], timings: list[dict[str, Any]]) -> dict[str, Any]:
     """One line of the accuracy table."""
-    pair = (result["precision"], result["backend"])
-    timing = next((item for item in timings if (item["precision"], item["backend"]) == pair), None)
-    against = result["against"]
+    timing, against = timing_of(result, timings), result["against"]
     return {
         "precision": result["precision"],
         "backend": result["backend"],
@@ -126,7 +123,7 @@ def _target(bundle: Path, manifest: Manifest, result: dict[str, Any], timings: l
         "agreement": value_of(result, "pixel agreement") if against else None,
         "p50_ms": value_of(timing, "engine_p50") if timing else None,
         "bytes": graph_path(bundle, manifest, result["precision"]).stat().st_size,
-        "preferred": pair == (manifest.preferred.get("precision"), manifest.preferred.get("backend")),
+        "preferred": is_preferred(manifest, result),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,21 @@ def _is_current(manifest: Manifest, result: dict[str, Any]) -> bool:
         return False
     against = result.get("against")
     return not against or "@" not in against["target"] or against["graph_sha256"] in graphs.values()
+
+
+def target_of(result: dict[str, Any]) -> tuple[str, str]:
+    """(precision, backend) that a result was measured on."""
+    return result["precision"], result["backend"]
+
+
+def timing_of(result: dict[str, Any], timings: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The benchmark of a result's target; None where it was not timed."""
+    return next((timing for timing in timings if target_of(timing) == target_of(result)), None)
+
+
+def is_preferred(manifest: Manifest, result: dict[str, Any]) -> bool:
+    """Whether a result is of the target that the bundle prefers."""
+    return target_of(result) == (manifest.preferred.get("precision"), manifest.preferred.get("backend"))
 
 
 def stored_row(result: dict[str, Any], metric: str) -> dict[str, Any]:
