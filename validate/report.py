@@ -10,7 +10,7 @@ from typing import Any
 from segc.core.errors import UserError
 from segc.core.files import write_json, write_text
 from segc.core.rows import environment, value_of
-from segc.runtime.bundle import Manifest, graph_path, read_manifest
+from segc.runtime.bundle import Manifest, graph_path, graph_precision, read_manifest
 from segc.validate.chain import chain_of
 from segc.validate.details import PLACE_METRICS
 from segc.validate.intervals import few_images_notice, interval_text
@@ -63,6 +63,7 @@ def gather(bundle: Path) -> dict[str, Any]:
         raise UserError(f"bundle {bundle} has no validation to report on{why}.", f"segc validate {bundle}@int8 --against {bundle}@fp32")
     targets = [_target(bundle, manifest, result, timings) for result in validations]
     compressed = _compressed(manifest, validations)
+    notes = manifest.graphs[graph_precision(manifest, compressed["precision"])].notes
     full_bytes = graph_path(bundle, manifest, "fp32").stat().st_size
     chosen = next(line for line in targets if target_of(line) == target_of(compressed))
     return {
@@ -78,8 +79,8 @@ def gather(bundle: Path) -> dict[str, Any]:
         "contract": manifest.contract.model_dump(mode="json"),
         "provenance": manifest.provenance,
         "outdated": outdated,
-        "kept": _kept(manifest, compressed["precision"]),
-        "calibration": manifest.graphs[compressed["precision"]].notes.get("calibration"),
+        "kept": _kept(notes),
+        "calibration": notes.get("calibration"),
         "parity": {precision: graph.parity for precision, graph in manifest.graphs.items()},
         "conditions": {"measured": compressed["environment"], "report": environment()},
     }
@@ -122,7 +123,7 @@ def _target(bundle: Path, manifest: Manifest, result: dict[str, Any], timings: l
         "distinguishable": stored_row(result, "drop mIoU").get("distinguishable", True),
         "agreement": value_of(result, "pixel agreement") if against else None,
         "p50_ms": value_of(timing, "engine_p50") if timing else None,
-        "bytes": graph_path(bundle, manifest, result["precision"]).stat().st_size,
+        "bytes": graph_path(bundle, manifest, graph_precision(manifest, result["precision"])).stat().st_size,
         "preferred": is_preferred(manifest, result),
     }
 
@@ -182,9 +183,9 @@ def _verdict(chosen: dict[str, Any], full_bytes: int, timings: list[dict[str, An
     return "".join(parts)
 
 
-def _kept(manifest: Manifest, precision: str) -> list[dict[str, Any]]:
+def _kept(notes: dict[str, Any]) -> list[dict[str, Any]]:
     """Nodes that stayed in float: reason, how many, their names."""
-    kept: dict[str, str] = manifest.graphs[precision].notes.get("kept_in_float", {})
+    kept: dict[str, str] = notes.get("kept_in_float", {})
     counts = Counter(kept.values())
     return [
         {"reason": reason, "count": count, "nodes": [name for name, why in kept.items() if why == reason]}

@@ -8,7 +8,7 @@ from typing import Any
 
 from segc.core.files import sha256_file, sha256_json
 from segc.core.rows import environment
-from segc.runtime.bundle import graph_path, read_manifest, result_file
+from segc.runtime.bundle import graph_path, graph_precision, read_manifest, result_file
 from segc.runtime.runner import choose
 from segc.runtime.target import parse_target
 
@@ -42,8 +42,9 @@ class Side:
             return cls(text, found.path.name, found.path.stem, backend or "onnxruntime", sha256_file(found.path))
         manifest = read_manifest(found.path)
         precision, chosen = choose(manifest, found.precision, backend)
-        graph_path(found.path, manifest, precision)  # compares the file with the manifest's hash
-        sha256 = manifest.graphs[precision].sha256
+        source = graph_precision(manifest, precision)
+        graph_path(found.path, manifest, source)  # compares the file with the manifest's hash
+        sha256 = manifest.graphs[source].sha256
         engines = tuple(engine.sha256 for engine in manifest.engines if engine.precision == precision)
         return cls(text, f"{found.path.name}@{precision}", precision, chosen, sha256, engines)
 

@@ -24,6 +24,7 @@ from segc.runtime.bundle import Profile, read_manifest, write_manifest
 from segc.runtime.engines import Machine, pick_engine
 from segc.runtime.gpu import Gpu
 from segc.runtime.target import Target, content_hash
+from segc.validate.sides import Side
 from segc.validate.stored import current_results
 
 TEN, ELEVEN, RTX = make("10.3.0.26"), make("11.4.1.9"), ("7.5", "8.6", "12.0")
@@ -113,6 +114,8 @@ def test_an_engine_of_implicit_int8_is_picked_and_measured(tmp_path: Path, monke
     assert pick_engine(bundle, manifest, "int8", "tensorrt", machine) == built
     found = content_hash(Target(bundle, "bundle", "int8"), "int8")
     assert found == built.graph_sha256 == manifest.graphs["fp32"].sha256 == sha256_file(bundle / "model.onnx")
+    side = Side.of(f"{bundle}@int8", "tensorrt")
+    assert (side.precision, side.sha256, side.engines) == ("int8", found, (built.sha256,))
     write_json(bundle / "results" / "benchmark.int8.tensorrt.json", {"precision": "int8", "backend": "tensorrt", "graph_sha256": found})
     assert len(current_results(bundle, manifest, "benchmark")[0]) == 1
     later = {"fp32": manifest.graphs["fp32"].model_copy(update={"sha256": "0" * 64}), "int8": manifest.graphs["fp32"]}
