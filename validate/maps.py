@@ -24,24 +24,32 @@ class MapStore:
     def __init__(self, folder: Path, side: Side, classes: int) -> None:
         self._folder = folder / f"{side.key[:32]}.{classes}"
 
-    def get(self, image: Image) -> ClassMap | None:
-        """The class map of uint8 RGB (H, W, 3), or None where the artefact has not seen it.
+    def get(self, image: Image, run: Callable[[Image], ClassMap]) -> ClassMap:
+        """The class map of uint8 RGB (H, W, 3); ``run`` makes it where the artefact has not seen the image.
 
         Raises:
             UserError: the file is damaged.
         """
         path = self._path(image)
-        return read_stored_label(path) if path.is_file() else None
+        if path.is_file():
+            return read_stored_label(path)
+        found = run(image)
+        _write(path, found)
+        return found
 
     def put(self, image: Image, found: ClassMap) -> None:
         """Keep the class map (H, W) of an image."""
-        small = np.uint8 if found.max(initial=0) <= 255 else np.uint16
-        write_bytes(self._path(image), encode_image(".png", found.astype(small), _FAST))
+        _write(self._path(image), found)
 
     def _path(self, image: Image) -> Path:
         pixels = hashlib.sha256(f"{image.shape}".encode())
         pixels.update(image.tobytes())
         return self._folder / f"{pixels.hexdigest()}.png"
+
+
+def _write(path: Path, found: ClassMap) -> None:
+    small = np.uint8 if found.max(initial=0) <= 255 else np.uint16
+    write_bytes(path, encode_image(".png", found.astype(small), _FAST))
 
 
 class KeptMaps:
@@ -53,9 +61,8 @@ class KeptMaps:
 
     def class_map(self, image: Image) -> ClassMap:
         """Class index of every pixel of uint8 RGB (H, W, 3): (H, W)."""
-        found = self._store.get(image)
-        if found is None:
-            self._segmenter = self._segmenter or self._opened()
-            found = self._segmenter.class_map(image)
-            self._store.put(image, found)
-        return found
+        return self._store.get(image, self._run)
+
+    def _run(self, image: Image) -> ClassMap:
+        self._segmenter = self._segmenter or self._opened()
+        return self._segmenter.class_map(image)

@@ -63,17 +63,16 @@ def _panels(
 ) -> dict[str, list[dict[str, Any]]]:
     """Panels of the first ``count`` rows and of the worst crops of all of them."""
     images: list[dict[str, Any]] = []
-    crops: list[tuple[Crop, dict[str, Any]]] = []
+    crops: list[tuple[Crop, str, _Shown]] = []
     for row in rows:
         shown = _Shown.of(row, dataset, full, small)
         if len(images) < count:
             images.append({**{key: row[key] for key in ("image", "agreement", "miou", "reference_miou")}, "pictures": shown.pictures()})
         found = worst_crops(shown.label, *shown.maps, dataset.spec.ignore_index, _CROPS_AN_IMAGE)
-        crops += [
-            (crop, {"image": row["image"], "lost": crop.lost, "place": _place(crop), "pictures": shown.pictures(crop)}) for crop in found
-        ]
+        crops += [(crop, row["image"], shown) for crop in found]
         crops = sorted(crops, key=lambda each: -each[0].lost)[:count]
-    return {"images": images, "crops": [panel for _, panel in crops]}
+    panels = [{"image": name, "lost": crop.lost, "place": _place(crop), "pictures": shown.pictures(crop)} for crop, name, shown in crops]
+    return {"images": images, "crops": panels}
 
 
 def _place(crop: Crop) -> str:
