@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from segc.core.contract import Contract
 from segc.core.errors import UserError
-from segc.core.images import Image, encode_image, read_image
+from segc.core.images import Image, encode_image
 from segc.data.dataset import Pair, SegmentationSet, open_dataset
 from segc.runtime.overlay import colour_map
 from segc.runtime.runner import open_runner
 from segc.runtime.segmenter import Segmenter
 from segc.runtime.target import Target
 from segc.validate.crops import Crop, worst_crops
+from segc.validate.scoring import load_pair
 
 COUNT = 4
 SEARCHED = 12
@@ -94,7 +95,7 @@ class _Shown:
     def of(cls, row: dict[str, Any], dataset: SegmentationSet, full: Segmenter, small: Segmenter) -> _Shown:
         """That of a ``per_image`` row."""
         pair = Pair(dataset.root / row["image"], dataset.root / row["label"])
-        image, label = read_image(pair.image), dataset.read_label(pair)
+        image, label = load_pair(dataset, pair)
         captions = (f"full ({full.runner.precision})", f"compressed ({small.runner.precision})")
         return cls(image, label, (full.class_map(image), small.class_map(image)), captions, full.contract, dataset.spec.ignore_index)
 

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segc.core.files import write_json
-from segc.core.images import read_image
 from segc.core.progress import track
 from segc.core.rows import Row, environment
 from segc.data.dataset import SegmentationSet
 from segc.runtime.runner import Runner, open_runner
 from segc.runtime.segmenter import Segmenter
 from segc.runtime.target import parse_target
+from segc.validate.scoring import load_pair
 from segc.validate.sides import Side
 
 BINS = 15
@@ -59,15 +59,16 @@ def reliability(target: str, dataset: SegmentationSet, *, backend: str | None = 
     """Expected calibration error of an artefact that gives logits or probabilities, or of a checkpoint; stored in a bundle's ``results/``.
 
     Raises:
-        UserError: a graph that gives class maps only, or an unreadable image or label.
+        UserError: a graph that gives class maps only, an unreadable image or label, or a label of another size.
     """
     side, runner = Side.of(target, backend), _with_probabilities(target, backend)
     segmenter, counted = Segmenter(runner), Reliability()
     pairs = dataset.pairs[:limit]
     for pair in track(pairs, "calibration of the probabilities"):
-        found = segmenter.logits(read_image(pair.image))
+        image, label = load_pair(dataset, pair)
+        found = segmenter.logits(image)
         probabilities = found if runner.contract.output == "probabilities" else _softmax(found)
-        counted.add(probabilities, dataset.read_label(pair), dataset.spec.ignore_index)
+        counted.add(probabilities, label, dataset.spec.ignore_index)
     result = {
         "kind": "reliability",
         **side.as_json(),

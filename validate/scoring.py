@@ -181,7 +181,7 @@ def counted(lanes: list[Lane], dataset: SegmentationSet, pairs: Iterable[Pair], 
         finally:
             free.put(lane)
 
-    return prefetch(count, prefetch(lambda pair: _load(dataset, pair), pairs), len(lanes))
+    return prefetch(count, prefetch(lambda pair: load_pair(dataset, pair), pairs), len(lanes))
 
 
 def prefetch(function: Callable[[T], R], items: Iterable[T], workers: int = DECODERS) -> Iterator[R]:
@@ -199,7 +199,12 @@ def prefetch(function: Callable[[T], R], items: Iterable[T], workers: int = DECO
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _load(dataset: SegmentationSet, pair: Pair) -> tuple[Image, NDArray[np.integer]]:
+def load_pair(dataset: SegmentationSet, pair: Pair) -> tuple[Image, NDArray[np.integer]]:
+    """Image and label of a pair.
+
+    Raises:
+        UserError: an unreadable image or label, or a label of another size than its image.
+    """
     image, label = read_image(pair.image), dataset.read_label(pair)
     if image.shape[:2] != label.shape:
         raise UserError(

@@ -97,7 +97,7 @@ def test_the_set_is_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.Monke
     from segc.validate import scoring
 
     alive, most = 0, 0
-    load, count = scoring._load, scoring._count
+    load, count = scoring.load_pair, scoring._count
 
     def loading(*given: Any) -> Any:
         nonlocal alive, most
@@ -110,7 +110,7 @@ def test_the_set_is_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.Monke
         alive -= 1
         return count(*given)
 
-    monkeypatch.setattr(scoring, "_load", loading)
+    monkeypatch.setattr(scoring, "load_pair", loading)
     monkeypatch.setattr(scoring, "_count", counting)
     dataset = open_dataset(make_set(tmp_path / "set", 40))
     lanes = open_lanes(Side.of(str(make_bundle(tmp_path / "bundle"))), None, dataset, threads=1)

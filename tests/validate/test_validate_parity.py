@@ -239,13 +239,16 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, dataset: Segmentatio
     onnx.save(graph, tmp_path / "model.onnx")
     with pytest.raises(UserError, match="is no checkpoint"):
         parity(str(tmp_path / "model.onnx"), str(tmp_path / "model.onnx"), dataset)
-    few = open_dataset(_with_classes(tmp_path / "few", dataset))
+    few = open_dataset(_small_set(tmp_path / "few", [*dataset.spec.classes, "other"]))
     with pytest.raises(UserError, match="the graph 11, the checkpoint 11, the dataset 12"):
         parity(str(tmp_path / "model.onnx"), str(tmp_path / "best.safetensors"), few)
+    wide = open_dataset(_small_set(tmp_path / "wide", list(dataset.spec.classes), label=(8, 9)))
+    with pytest.raises(UserError, match=r"0\.png is 9x8, but its image is 8x8 pixels"):
+        parity(str(tmp_path / "model.onnx"), str(tmp_path / "best.safetensors"), wide)
 
 
-def _with_classes(root: Path, dataset: SegmentationSet) -> Path:
+def _small_set(root: Path, classes: list[str], label: tuple[int, int] = (8, 8)) -> Path:
     for folder in ("images", "labels"):
-        write_image(root / folder / "val" / "0.png", np.zeros((8, 8, 3) if folder == "images" else (8, 8), np.uint8))
-    (root / "dataset.json").write_text(json.dumps({"name": "more", "classes": [*dataset.spec.classes, "other"]}))
+        write_image(root / folder / "val" / "0.png", np.zeros((8, 8, 3) if folder == "images" else label, np.uint8))
+    (root / "dataset.json").write_text(json.dumps({"name": "more", "classes": classes}))
     return root

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from segc.cli.main import app
 from segc.core.errors import UserError
-from segc.core.images import read_image
+from segc.core.images import read_image, write_image
 from segc.data.dataset import open_dataset
 from segc.validate.reliability import BINS, Reliability, reliability
 
@@ -66,6 +66,14 @@ def test_a_graph_of_logits_is_measured_and_one_of_classes_refused(tmp_path: Path
     assert sum(each["pixels"] for each in result["bins"]) == 3 * 20 * 29
     with pytest.raises(UserError, match="gives class maps, not logits"):
         reliability(str(make_bundle(tmp_path / "classes")), dataset)
+
+
+def test_a_label_of_another_size_is_told(tmp_path: Path) -> None:
+    root = make_set(tmp_path / "set")
+    write_image(root / "labels" / "val" / "1.png", np.zeros((20, 31), np.uint8))
+    bundle = make_bundle(tmp_path / "logits", DYNAMIC.model_copy(update={"output": "logits"}))
+    with pytest.raises(UserError, match=r"1\.png is 31x20, but its image is 30x20 pixels"):
+        reliability(str(bundle), open_dataset(root))
 
 
 def test_the_command_line(tmp_path: Path) -> None:

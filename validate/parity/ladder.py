@@ -21,6 +21,7 @@ from segc.validate.parity.cut import Misfit
 from segc.validate.parity.deployed import DeployedPipeline
 from segc.validate.parity.trace import STAGES, Array, Pipeline, Trace, equal, follow
 from segc.validate.parity.training import TrainingPipeline
+from segc.validate.scoring import load_pair
 
 RUNTIME, METRIC = "runtime", "mIoU"
 LADDER = (*STAGES, RUNTIME, METRIC)
@@ -64,10 +65,14 @@ def _none(classes: int) -> Confusion | None:
 def climb(
     ladder: Ladder, training: TrainingPipeline, deployed: DeployedPipeline, shipped: Segmenter, dataset: SegmentationSet, pair: Pair
 ) -> None:
-    """Count one image."""
+    """Count one image.
+
+    Raises:
+        UserError: an unreadable image or label, or a label of another size than its image.
+    """
+    label, spec = load_pair(dataset, pair)[1], dataset.spec
     theirs, ours = (follow(side, Trace(pair.image)) for side in (training, deployed))
     _compare_stages(ladder.found, theirs, deployed)
-    label, spec = dataset.read_label(pair), dataset.spec
 
     def count(found: Array) -> Confusion:
         return confusion(found, label, spec.num_classes, spec.ignore_index)
