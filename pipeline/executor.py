@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ Job = tuple[Any, ...]
 
 
 class Executor(Protocol):
-    """Runs jobs; ``name`` is told in results."""
+    """Runs jobs; ``name`` says where."""
 
     name: str
 
@@ -78,10 +79,8 @@ class RayTasks:
 
     def close(self) -> None:
         """Leave the cluster, or end the Ray of this process."""
-        if importlib.util.find_spec("ray"):
-            import ray
-
-            ray.shutdown()
+        if "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
 
     def _started(self) -> Any:
         import ray

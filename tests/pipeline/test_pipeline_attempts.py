@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -247,6 +248,11 @@ def test_refusals(labelled_bundle: Path, tmp_path: Path) -> None:
     (bundle / "calibration.json").unlink()
     with pytest.raises(UserError, match=f"segc calibrate {bundle}"):
         attempts_at(bundle, tmp_path / "w")
+
+
+def test_closing_what_was_not_started_imports_no_ray() -> None:
+    told = "import sys; from segc.pipeline.executor import RayTasks; RayTasks().close(); print('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", told], check=True, capture_output=True, text=True).stdout == "False\n"
 
 
 def test_ray_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
