@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,7 +64,8 @@ def prune(
         raise UserError("no output file was given.", "Add -o pruned.safetensors, or --show to look first.")
     distillation = _distillation(teacher, loss, finetune, sparsity)
     if sparsity is not None:
-        _check_sparsity(sparsity, given, {"criterion": criterion, "scope": scope, "round-to": round_to, "steps": steps, "images": images})
+        choices = {"criterion": criterion, "scope": scope, "round_to": round_to, "steps": steps, "images": images, "seed": seed}
+        _check_sparsity(sparsity, {**given, **choices, "backend": backend, "threads": threads})
         return _sparsify(_load(source, weights, override), None if show else output, keep or [], finetune, work_dir)
     target = _target(given, backend, threads)
     from segc.compress.prune import PruneOptions
@@ -88,18 +90,15 @@ def _target(given: dict[str, float | None], backend: str | None, threads: int | 
     return Target(kind, value, backend, threads)
 
 
-_DEFAULTS = {"criterion": "l1", "scope": "global", "round-to": 8, "steps": 1, "images": 32}
-
-
-def _check_sparsity(sparsity: str, given: dict[str, float | None], choices: dict[str, Any]) -> None:
-    """Refuse another pattern, and options that choose channels."""
+def _check_sparsity(sparsity: str, options: dict[str, Any]) -> None:
+    """Refuse another pattern, and options of pruning channels that are not at their defaults."""
     if sparsity != "2:4":
         raise UserError(f"--sparsity is {sparsity!r}; expected 2:4, the pattern that sparse tensor cores know.", "--sparsity 2:4")
-    idle = [name for name, value in given.items() if value is not None]
-    idle += [name for name, value in choices.items() if value != _DEFAULTS[name]]
+    defaults = signature(prune).parameters
+    idle = [f"--{name.replace('_', '-')}" for name, value in options.items() if value != defaults[name].default]
     if idle:
         raise UserError(
-            f"--sparsity removes no channels; given too: {', '.join(f'--{name}' for name in idle)}.",
+            f"--sparsity removes no channels, draws nothing and measures no latency; given too: {', '.join(idle)}.",
             "Prune channels first, then make the result sparse with a second command.",
         )
 

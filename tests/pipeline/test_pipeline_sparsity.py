@@ -109,6 +109,8 @@ def test_the_verb_shows_then_writes(trained: Path, tmp_path: Path) -> None:
     [
         (["--sparsity", "1:4"], "expected 2:4"),
         (["--sparsity", "2:4", "--flops", "0.5", "--criterion", "l2"], "given too: --flops, --criterion"),
+        (["--sparsity", "2:4", "--seed", "1", "--round-to", "4", "--backend", "openvino"], "given too: --round-to, --seed, --backend"),
+        (["--sparsity", "2:4", "--threads", "1"], "measures no latency; given too: --threads"),
         (["--sparsity", "2:4", "--keep", "backbone.laier1"], "Did you mean 'backbone.layer1'"),
         (["--sparsity", "2:4", "--finetune", "-1"], "-1 iterations of fine-tuning"),
     ],
