@@ -40,7 +40,7 @@ class Plugins(StrEnum):
     OFF = "off"
 
 
-def refuse_fp8(precision: EnginePrecision) -> None:
+def _refuse_fp8(precision: EnginePrecision) -> None:
     """Say why there is no fp8 engine.
 
     Raises:
@@ -56,8 +56,9 @@ def refuse_fp8(precision: EnginePrecision) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for, checked against the library and the machine: a ``Flavour``, ``EngineSettings``, precision of the graph."""
+    """What was asked for, checked against the library and the machine: a ``Flavour``, ``EngineSettings``, and ``graph``, its precision."""
 
+    precision: EnginePrecision
     flavour: Any
     settings: Any
     graph: str
@@ -72,10 +73,10 @@ def request(precision: EnginePrecision, flavour: FlavourName | None, compute_cap
     from segc.export.engine.add import check_request, source_of
     from segc.export.engine.settings import parse_settings
 
-    refuse_fp8(precision)
+    _refuse_fp8(precision)
     settings = parse_settings(options, compute_capability=compute_capability)
     found = check_request(flavour and flavour.value, precision.value, settings)
-    return Request(found, settings, source_of(precision.value, settings))
+    return Request(precision, found, settings, source_of(precision.value, settings))
 
 
 def refuse_without_engine(**given: Any) -> None:
@@ -89,13 +90,14 @@ def refuse_without_engine(**given: Any) -> None:
             raise UserError(f"--{name.replace('_', '-')} is for an engine, and --engine is not given.", "Add --engine fp16.")
 
 
-def build(bundle: Path, precision: EnginePrecision, asked: Request, plugins: Plugins, libraries: Sequence[Path], rebuild: bool) -> Outcome:
+def build(bundle: Path, asked: Request, plugins: Plugins, libraries: Sequence[Path], rebuild: bool) -> Outcome:
     """Build and tell."""
     from segc.export.engine.add import add_engine
 
+    precision = asked.precision.value
     built = add_engine(
         bundle,
-        precision.value,
+        precision,
         asked.settings,
         flavour=asked.flavour,
         plugins=plugins.value,
@@ -106,9 +108,7 @@ def build(bundle: Path, precision: EnginePrecision, asked: Request, plugins: Plu
     target = f"compute capability {entry.compute_capability}" + (f" ({entry.gpu})" if entry.gpu else ", built without that GPU")
     how = "kept from an earlier build of the same graph and settings" if built.from_cache else f"{entry.notes['seconds']:.1f} s"
     size = (bundle / entry.file).stat().st_size / 2**20
-    summary = (
-        f"{precision.value} engine {bundle / entry.file}: {asked.flavour.title}, {target}, {size:.1f} MiB, {how}; {_matrix(built.proof)}."
-    )
+    summary = f"{precision} engine {bundle / entry.file}: {asked.flavour.title}, {target}, {size:.1f} MiB, {how}; {_matrix(built.proof)}."
     view = [
         _table(built.proof),
         f"{built.form}.",

@@ -127,16 +127,15 @@ def export(
     else:
         given = {"flavour": flavour, "compute_capability": compute_capability, "plugins": plugins, "plugin_library": plugin_library}
         refuse_without_engine(**given, engine_option=engine_option, rebuild=rebuild)
-    precision = _graph_precision(precision, engine, asked)
-    made = is_bundle(source) and precision.value in read_manifest(folder).graphs
-    if made and engine is None and precision is Precision.FP32:
+    precision = _graph_precision(precision, asked)
+    manifest = read_manifest(folder) if is_bundle(source) else None
+    made = manifest is not None and precision.value in manifest.graphs
+    if made and not asked and precision is Precision.FP32:
         raise UserError(f"{source} is a bundle, its fp32 graph is there already.", f"To add int8: segc export {source} --precision int8")
     _check_correction(precision, bias_correction, calibration_images)
-    if precision in QUANTIZED and not (made and engine):
+    if precision in QUANTIZED and not (made and asked):
         _require_table(source, folder, calibration)
-    if is_bundle(source):
-        manifest = read_manifest(folder)
-    else:
+    if manifest is None:
         from segc.export.exporter import export_network
         from segc.export.verify import Limits
         from segc.train.overrides import parse_overrides
@@ -159,11 +158,11 @@ def export(
             overrides=parse_overrides(override or []),
             random_weights=random_weights,
         )
-    if not (made and engine):
+    if not (made and asked):
         correction = {"bias_correction": bias_correction, "calibration_images": calibration_images}
         manifest = _lowered(folder, precision, calibration, images, correction) or manifest
-    if engine is not None and asked is not None:
-        return build(folder, engine, asked, plugins or Plugins.AUTO, plugin_library or [], rebuild)
+    if asked:
+        return build(folder, asked, plugins or Plugins.AUTO, plugin_library or [], rebuild)
     return _outcome(folder, manifest, precision.value)
 
 
@@ -187,17 +186,19 @@ def _lowered(
     return manifest
 
 
-def _graph_precision(given: Precision | None, engine: EnginePrecision | None, asked: Request | None) -> Precision:
+def _graph_precision(given: Precision | None, asked: Request | None) -> Precision:
     """The graph to make: the engine's, which may not be named otherwise; fp32 where neither is given.
 
     Raises:
         UserError: --precision and --engine name two.
     """
-    if engine is None or asked is None:
+    if asked is None:
         return given or Precision.FP32
     needed = Precision(asked.graph)
     if given not in (None, needed):
-        raise UserError(f"--engine {engine.value} is built from the {needed.value} graph, not from {given}.", "Leave --precision out.")
+        raise UserError(
+            f"--engine {asked.precision.value} is built from the {needed.value} graph, not from {given}.", "Leave --precision out."
+        )
     return needed
 
 
