@@ -62,7 +62,7 @@ def coverage(name: str, population: tuple[ClassCounts, ClassCounts], size: int, 
     rng = np.random.default_rng([SEED, size])
     for number in range(sets):
         chosen = rng.integers(0, len(population[0].label), size)
-        reference, target = (ClassCounts(each.right[chosen], each.label[chosen], each.found[chosen]) for each in population)
+        reference, target = (each.only(chosen) for each in population)
         for method in METHODS:
             drops = paired_drops(reference, target, Bootstrap(RESAMPLES, CONFIDENCE, number, method))
             assert drops is not None
@@ -79,7 +79,7 @@ def _row(name: str, method: str, size: int, sets: int, share: float, width: floa
 
 
 def _drop(population: tuple[ClassCounts, ClassCounts]) -> float:
-    before, after = (scores(ClassCounts(each.right.sum(0), each.label.sum(0), each.found.sum(0)))[0] for each in population)
+    before, after = (scores(each.total)[0] for each in population)
     return float(before - after)
 
 

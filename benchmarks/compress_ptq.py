@@ -20,7 +20,7 @@ from typing import Any
 import onnx
 
 from benchmarks.ptq_graphs import Source, graphs
-from benchmarks.ptq_table import sentences, table, write_tables
+from benchmarks.ptq_table import FP32, RESULTS, sentences, table, write_tables
 from segc.calib.select import choose_images, training_set
 from segc.core.errors import CheckFailed, UserError
 from segc.core.files import read_json, write_json
@@ -32,10 +32,8 @@ from segc.runtime.runner import installed_backends
 from segc.validate.evaluate import validate
 from segc.validate.source import data_of
 
-RESULTS = Path(__file__).parent / "results" / "compress_ptq.json"
 DEFAULT = "quickstart=demo/bundle"
 THREADS = 2
-FP32 = "fp32"
 
 
 @dataclass(frozen=True)

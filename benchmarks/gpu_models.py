@@ -141,9 +141,7 @@ def torch_rows(checkpoint: Path, size: tuple[int, int], device: torch.device, ro
     return rows
 
 
-def prepare(
-    checkpoint: Path, size: tuple[int, int], device: torch.device, half: bool, compiled: bool
-) -> Callable[[np.ndarray], np.ndarray]:
+def prepare(checkpoint: Path, size: tuple[int, int], device: torch.device, half: bool, compiled: bool) -> Run:
     """The deployed function in torch on a device, bytes in, class map out."""
     network = load_network(None, checkpoint)
     contract = contract_from_config(network.cfg, network.classes, network.palette, input_size=size, network_size="input")

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
+from benchmarks.ptq_table import OURS
 from segc.calib.calibrate import collect
 from segc.calib.ranges import DEFAULT_PERCENTILE, METHODS, AbsHistogram, amax_of
 from segc.calib.rescale import choose_factors, rescaled
@@ -27,7 +28,6 @@ from segc.core.images import read_image
 from segc.export.onnx_graph import set_metadata
 from segc.runtime.segmenter import network_inputs
 
-OURS = "segc"
 DEFAULT_METHOD = "percentile"
 _ALPHA = 0.5
 _ANALYSED = 8

@@ -36,6 +36,15 @@ class ClassCounts:
     label: Counts
     found: Counts
 
+    def only(self, images: NDArray[np.int64]) -> ClassCounts:
+        """Those of some images, by index."""
+        return ClassCounts(self.right[images], self.label[images], self.found[images])
+
+    @property
+    def total(self) -> ClassCounts:
+        """Sums over the images, (K,)."""
+        return ClassCounts(self.right.sum(0), self.label.sum(0), self.found.sum(0))
+
 
 class Confusions:
     """Confusion matrices (K, K) int64 of images, in the order they are appended; a cell takes 8 bytes, an empty one none."""

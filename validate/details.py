@@ -12,7 +12,7 @@ from segc.core.rows import Row
 from segc.validate.bootstrap import MEANS, Bootstrap, paired_drops, scores
 from segc.validate.confusions import ClassCounts
 from segc.validate.intervals import class_fields, drop_row
-from segc.validate.metrics import Confusion, Scores
+from segc.validate.metrics import Confusion
 from segc.validate.places import BAND_PIXELS, BOUNDARY_RATIO, SMALL_PIXELS
 from segc.validate.scoring import Counts, Scored
 
@@ -52,11 +52,11 @@ def _place_counts(scored: Scored, place: str, classes: int) -> ClassCounts:
 def _place(
     metric: str, target: ClassCounts, reference: ClassCounts | None, conditions: dict[str, Any], options: Bootstrap | None
 ) -> tuple[list[Row], list[dict[str, Any]]]:
-    after, n = _totals(target), len(target.label)
+    after, n = scores(target.total), len(target.label)
     rows = [Row(metric=metric, value=after[0], unit="%", n=n, conditions=conditions)]
     table: list[dict[str, Any]] = [{"score": number(value)} for value in after[len(MEANS) :]]
     if reference is not None:
-        before = _totals(reference)
+        before = scores(reference.total)
         drops = paired_drops(reference, target, options) if options else None
         rows += [Row(metric=f"reference {metric}", value=before[0], unit="%", n=n, conditions=conditions)]
         mean = drops.means.get("mIoU") if drops else None
@@ -128,21 +128,13 @@ def _part(
     target: ClassCounts, reference: ClassCounts | None, images: NDArray[np.int64], which: int, options: Bootstrap | None
 ) -> dict[str, Any]:
     """One score (a column of ``bootstrap.scores``) on some images, and its drop."""
-    after = _totals(_only(target, images))[which]
+    after = scores(target.only(images).total)[which]
     if reference is None:
         return {"score": number(after)}
-    before = _totals(_only(reference, images))[which]
-    drops = paired_drops(_only(reference, images), _only(target, images), options) if options else None
+    before = scores(reference.only(images).total)[which]
+    drops = paired_drops(reference.only(images), target.only(images), options) if options else None
     interval = class_fields(drops.means.get("mIoU")) if drops else {}
     return {"score": number(after), "reference": number(before), "drop": number(before - after), **interval}
-
-
-def _only(counts: ClassCounts, images: NDArray[np.int64]) -> ClassCounts:
-    return ClassCounts(counts.right[images], counts.label[images], counts.found[images])
-
-
-def _totals(counts: ClassCounts) -> Scores:
-    return scores(ClassCounts(counts.right.sum(0), counts.label.sum(0), counts.found.sum(0)))
 
 
 def number(value: float) -> float | None:

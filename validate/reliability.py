@@ -28,21 +28,20 @@ BINS = 15
 class Reliability:
     """Labelled pixels by bin of confidence: how many, how many of them right, and the sum of their confidences."""
 
-    def __init__(self, bins: int = BINS) -> None:
-        self.pixels = np.zeros(bins, np.int64)
-        self.right = np.zeros(bins, np.int64)
-        self.confidence = np.zeros(bins)
+    def __init__(self) -> None:
+        self.pixels = np.zeros(BINS, np.int64)
+        self.right = np.zeros(BINS, np.int64)
+        self.confidence = np.zeros(BINS)
 
     def add(self, probabilities: NDArray[np.float32], label: NDArray[np.integer], ignore_index: int) -> None:
         """Count one image: probabilities (K, H, W), label (H, W)."""
         counted = label != ignore_index
         confidence = probabilities.max(0)[counted].astype(np.float64)
         right = (probabilities.argmax(0) == label)[counted]
-        bins = len(self.pixels)
-        index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-        self.pixels += np.bincount(index, minlength=bins)
-        self.right += np.bincount(index[right], minlength=bins)
-        self.confidence += np.bincount(index, confidence, bins)
+        index = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+        self.pixels += np.bincount(index, minlength=BINS)
+        self.right += np.bincount(index[right], minlength=BINS)
+        self.confidence += np.bincount(index, confidence, BINS)
 
     @property
     def gaps(self) -> NDArray[np.float64]:

@@ -53,13 +53,11 @@ class Ladder:
 
     def __init__(self, classes: int) -> None:
         self.found = {stage: Found() for stage in LADDER}
-        self.deployed_first, self.training_first = ([_none(classes)] * (len(STAGES) + 1) for _ in range(2))
-        self.shipped: Confusion = np.zeros((classes, classes), np.int64)
+        nothing: Confusion = np.zeros((classes, classes), np.int64)
+        self.deployed_first: list[Confusion | None] = [nothing] * (len(STAGES) + 1)
+        self.training_first: list[Confusion | None] = [nothing] * (len(STAGES) + 1)
+        self.shipped = nothing
         self.mmseg: list[Any] = []
-
-
-def _none(classes: int) -> Confusion | None:
-    return np.zeros((classes, classes), np.int64)
 
 
 def climb(
@@ -99,7 +97,7 @@ def _compare_stages(found: dict[str, Found], theirs: Trace, deployed: DeployedPi
             # A network may be cut at another place than mmseg's head; what comes of its logits is compared after the upsampling.
             found[stage].reshaped = stage != "logits"
             continue
-        found[stage].add(_MEASURES[stage](expected, value, deployed))
+        found[stage].add(_difference(stage, expected, value, deployed.std))
 
 
 def _size(value: Any) -> str:
@@ -130,46 +128,41 @@ def _add(totals: list[Confusion | None], maps: Sequence[Array | None], count: Ca
         totals[index] = None if found is None or total is None else total + counted[id(found)]
 
 
-def _levels(theirs: Array, ours: Array, _: DeployedPipeline) -> float:
+def _difference(stage: str, theirs: Any, ours: Any, std: Array) -> float:
+    """How far a stage of two pipelines is apart, in the unit of its rule: normalised maps (3, h, w) in grey levels."""
+    return float((np.abs(theirs - ours) * std).max()) if stage == "normalize" else _MEASURES[stage](theirs, ours)
+
+
+def _levels(theirs: Array, ours: Array) -> float:
     """Largest difference in grey levels."""
     return float(np.abs(theirs.astype(np.float32) - ours).max())
 
 
-def _normalised_levels(theirs: Array, ours: Array, deployed: DeployedPipeline) -> float:
-    """Largest difference in grey levels of normalised maps (3, h, w)."""
-    return float((np.abs(theirs - ours) * deployed.std).max())
-
-
-def _windows(theirs: list[Any], ours: list[Any], _: DeployedPipeline) -> float:
+def _windows(theirs: list[Any], ours: list[Any]) -> float:
     """Windows that only one of the two has."""
     return float(len(set(theirs) ^ set(ours)))
 
 
-def _logits(theirs: list[Array], ours: list[Array], _: DeployedPipeline) -> float:
-    return max(_decisions(one, other, _) for one, other in zip(theirs, ours, strict=True))
+def _logits(theirs: list[Array], ours: list[Array]) -> float:
+    return max(_decisions(one, other) for one, other in zip(theirs, ours, strict=True))
 
 
-def _decisions(theirs: Array, ours: Array, _: DeployedPipeline) -> float:
+def _decisions(theirs: Array, ours: Array) -> float:
     """Share of positions (%) whose largest logit is another class's."""
     return _changed(theirs.argmax(0), ours.argmax(0))
-
-
-def _classes(theirs: Array, ours: Array, _: DeployedPipeline) -> float:
-    return _changed(theirs, ours)
 
 
 def _changed(theirs: Array, ours: Array) -> float:
     return float(100 * (theirs != ours).mean())
 
 
-_MEASURES: dict[str, Callable[[Any, Any, DeployedPipeline], float]] = {
+_MEASURES: dict[str, Callable[[Any, Any], float]] = {
     "decode": _levels,
     "resize": _levels,
-    "normalize": _normalised_levels,
     "windows": _windows,
     "logits": _logits,
     "upsample": _decisions,
-    "argmax": _classes,
+    "argmax": _changed,
 }
 
 
