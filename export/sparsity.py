@@ -38,11 +38,6 @@ def weight_patterns(model: ModelProto) -> list[WeightPattern]:
     return found
 
 
-def dense_nodes(model: ModelProto) -> list[str]:
-    """Names of the nodes whose weights could be 2:4 sparse and are not."""
-    return [pattern.node for pattern in weight_patterns(model) if pattern.dense]
-
-
 def _source(name: str, makers: dict[str, NodeProto]) -> str:
     """The tensor that a chain of casts and DequantizeLinear nodes starts from."""
     while name in makers and makers[name].op_type in _CARRIERS:

@@ -183,7 +183,7 @@ def _build(plan: _Plan, job: Job, target: Path, rebuild: bool) -> tuple[Done, bo
     """(what the build told, whether it is a kept one); the engine lies at ``target``."""
     others = [library.sha256 for library in plan.form.libraries]
     others += [sha256_file(job.calibration_cache)] if job.calibration_cache else []
-    key = cache.engine_key(plan.graph_sha256, {**plan.settings.told(), "profile": job.profile}, plan.flavour, plan.gpu, others)
+    key = cache.engine_key(plan.graph_sha256, {**plan.settings.deciding(), "profile": job.profile}, plan.flavour, plan.gpu, others)
     if not rebuild and (kept := cache.take(key, target)):
         return kept, True
     job.engine = str(target)

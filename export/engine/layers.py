@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from segc.core.errors import UserError
@@ -56,7 +56,7 @@ class Layer:
 
     role: ``matrix`` (a convolution or matrix product: most of the work), ``other`` (element by element, pooling, resizing), ``reformat``
     (only moves or converts), ``none`` (no work on the GPU). precision: what it computes in, "" for ``none``. nodes: the ONNX nodes in it,
-    where TensorRT says so. ms: of one run, after profiling.
+    where TensorRT says so.
     """
 
     name: str
@@ -67,7 +67,6 @@ class Layer:
     outputs: tuple[Tensor, ...]
     tactic: str = ""
     nodes: tuple[str, ...] = ()
-    ms: float | None = None
 
 
 def parse_layers(text: str) -> list[Layer]:
@@ -80,15 +79,6 @@ def parse_layers(text: str) -> list[Layer]:
     if not layers:
         raise UserError("the engine's layer information lists no layers.", "Build with --profilingVerbosity=detailed, as segc does.")
     return layers
-
-
-def with_times(layers: Iterable[Layer], profile: Iterable[Mapping[str, Any]]) -> list[Layer]:
-    """The layers with the milliseconds of ``trtexec --exportProfile`` (entries with ``name`` and ``averageMs``; others are passed over)."""
-    times: dict[str, float] = {}
-    for entry in profile:
-        if "name" in entry:
-            times[entry["name"]] = times.get(entry["name"], 0.0) + float(entry["averageMs"])
-    return [replace(layer, ms=times.get(layer.name)) for layer in layers]
 
 
 def to_json(layers: Iterable[Layer]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Proof of precision: which share of an engine's layers, and of its time, computes in which number format."""
+"""Proof of precision: which share of an engine's layers computes in which number format."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ MOST_IN_FP32 = 0.5
 
 
 def summary(layers: Sequence[Layer]) -> dict[str, Any]:
-    """JSON-ready: layers and, where they were profiled, milliseconds by role and precision; fp32 islands by name.
+    """JSON-ready: layers by role and precision; fp32 islands by name.
 
     ``islands`` are matrix layers in fp32, each with the ONNX nodes in it.
     """
     working = [layer for layer in layers if layer.role != "none"]
     return {
-        "layers": _count(working, dict.fromkeys(working, 1.0)),
-        "ms": _count(working, {layer: layer.ms for layer in working if layer.ms is not None}),
+        "layers": _count(working),
         "reformats": sum(layer.role == "reformat" for layer in working),
         "islands": [{"layer": layer.name, "nodes": list(layer.nodes)} for layer in working if _is_island(layer)],
     }
@@ -30,29 +29,25 @@ def summary(layers: Sequence[Layer]) -> dict[str, Any]:
 
 def rows(found: Mapping[str, Any], conditions: Mapping[str, Any]) -> list[Row]:
     """The table of a ``summary`` for reports: one row for each role and precision."""
-    result = []
-    for metric, unit, key in (("engine_layers", "layers", "layers"), ("engine_layer_time", "ms", "ms")):
-        for role, by_precision in found[key].items():
-            for precision, value in by_precision.items():
-                where = {**conditions, "role": role, "computes_in": precision}
-                result.append(Row(metric=metric, value=value, unit=unit, n=1, conditions=where))
-    return result
+    return [
+        Row(metric="engine_layers", value=value, unit="layers", n=1, conditions={**conditions, "role": role, "computes_in": precision})
+        for role, by_precision in found["layers"].items()
+        for precision, value in by_precision.items()
+    ]
 
 
 def check_precision(found: Mapping[str, Any], precision: str) -> None:
     """Fail when an engine does not compute in what it is named after.
 
     Raises:
-        CheckFailed: more than half of a 16-bit engine's matrix layers (of their time, where it is known) are in fp32, or none of an int8
-            engine's is in int8.
+        CheckFailed: more than half of a 16-bit engine's matrix layers are in fp32, or none of an int8 engine's is in int8.
     """
     by_layers = found["layers"].get("matrix", {})
-    measured = found["ms"].get("matrix") or by_layers
-    if precision == "fp32" or not measured:
+    if precision == "fp32" or not by_layers:
         return
     if precision.startswith("int8") and not by_layers.get("int8"):
         raise CheckFailed(f"the {precision} engine has no convolution or matrix product in int8: {_told(by_layers)}.")
-    share = measured.get("fp32", 0) / sum(measured.values())
+    share = by_layers.get("fp32", 0) / sum(by_layers.values())
     if precision in ("fp16", "bf16") and share > MOST_IN_FP32:
         names = ", ".join(item["layer"] for item in found["islands"][:_TOLD])
         raise CheckFailed(
@@ -68,9 +63,8 @@ def _is_island(layer: Layer) -> bool:
     return layer.role == "matrix" and layer.precision == "fp32"
 
 
-def _count(layers: Sequence[Layer], values: Mapping[Layer, float | None]) -> dict[str, dict[str, float]]:
+def _count(layers: Sequence[Layer]) -> dict[str, dict[str, int]]:
     found: dict[str, Counter[str]] = {}
     for layer in layers:
-        if layer in values:
-            found.setdefault(layer.role, Counter())[layer.precision or "unknown"] += values[layer] or 0.0  # type: ignore[assignment]
+        found.setdefault(layer.role, Counter())[layer.precision or "unknown"] += 1
     return {role: dict(sorted(counts.items())) for role, counts in sorted(found.items())}

@@ -60,6 +60,10 @@ class EngineSettings(BaseModel):
         """Those that are not at their defaults, JSON-ready."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
+    def deciding(self) -> dict[str, Any]:
+        """Those of ``told`` that decide what the engine is: neither how long its build may take nor whether that is sped up."""
+        return self.model_dump(mode="json", exclude_defaults=True, exclude={"timeout_s", "timing_cache"})
+
 
 def parse_settings(pairs: Sequence[str], **given: Any) -> EngineSettings:
     """Settings of ``KEY=VALUE`` words and of options that have a name of their own (None: not given).

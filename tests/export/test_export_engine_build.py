@@ -56,6 +56,8 @@ def test_an_engine_is_built_recorded_and_kept(bundle: Path) -> None:
     assert listed["layers"] == told["proof"]["layers"] and listed["all"][0]["inputs"][0]["dtype"] == "uint8"
     again = json.loads(segc("export", bundle, "--engine", "fp32", *TARGET, "--json").stdout)["data"]
     assert again["from_cache"] and not told["from_cache"] and len(read_manifest(bundle).engines) == 1
+    other = json.loads(segc("export", bundle, "--engine", "fp32", *TARGET, "--engine-option", "timeout_s=60", "--json").stdout)["data"]
+    assert other["from_cache"] and other["engine"]["settings"]["timeout_s"] == 60
     assert not json.loads(segc("export", bundle, "--engine", "fp32", *TARGET, "--rebuild", "--json").stdout)["data"]["from_cache"]
 
 

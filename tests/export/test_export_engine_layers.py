@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from segc.core.errors import CheckFailed, UserError
-from segc.export.engine.layers import Layer, parse_layers, with_times
+from segc.export.engine.layers import Layer, parse_layers
 from segc.export.engine.proof import check_precision, rows, summary
 
 DATA = Path(__file__).parent / "data"
@@ -54,14 +53,11 @@ def test_the_log_of_rtx() -> None:
     assert len(found[5].inputs) == 4 and found[5].nodes[0] == "node_Conv_538"
 
 
-def test_times_are_summed_by_role_and_precision() -> None:
-    profile = json.loads((DATA / "profile_tensorrt8.json").read_text())
-    found = summary(with_times(layers("inspector_tensorrt8.json"), profile))
-    assert found["ms"]["matrix"] == {"int8": pytest.approx(0.0107465 + 0.00610625 + 0.00864475)}
-    assert found["ms"]["reformat"] == {"fp16": pytest.approx(0.00743947), "fp32": pytest.approx(0.0122041)}
-    assert found["reformats"] == 2 and found["layers"]["matrix"] == {"int8": 3}
+def test_layers_are_counted_by_role_and_precision() -> None:
+    found = summary(layers("inspector_tensorrt8.json"))
+    assert found["layers"]["reformat"] == {"fp16": 1, "fp32": 1} and found["reformats"] == 2 and found["layers"]["matrix"] == {"int8": 3}
     table = rows(found, {"precision": "int8"})
-    assert {row.unit for row in table} == {"layers", "ms"} and sum(row.value for row in table if row.unit == "layers") == 5
+    assert {row.unit for row in table} == {"layers"} and sum(row.value for row in table) == 5
 
 
 def test_an_island_is_named_with_its_nodes() -> None:
@@ -70,7 +66,7 @@ def test_an_island_is_named_with_its_nodes() -> None:
 
 
 def proof(**matrix: float) -> dict[str, object]:
-    return {"layers": {"matrix": matrix}, "ms": {}, "islands": [{"layer": "conv7", "nodes": []}]}
+    return {"layers": {"matrix": matrix}, "islands": [{"layer": "conv7", "nodes": []}]}
 
 
 def test_an_engine_that_is_not_what_its_name_says_fails() -> None:
@@ -81,12 +77,6 @@ def test_an_engine_that_is_not_what_its_name_says_fails() -> None:
     check_precision(proof(fp32=1, fp16=3), "fp16")
     check_precision(proof(fp32=9, int8=1), "int8")
     check_precision(proof(fp32=9), "fp32")
-
-
-def test_time_counts_more_than_layers_where_it_is_known() -> None:
-    found = {**proof(fp32=1, fp16=9), "ms": {"matrix": {"fp32": 5.0, "fp16": 1.0}}}
-    with pytest.raises(CheckFailed, match="83 %"):
-        check_precision(found, "fp16")
 
 
 @pytest.mark.parametrize("text", ['{"Layers": ["conv1", "pool1"]}', '{"Bindings": []}', "no layers", '{"Layers": ['])

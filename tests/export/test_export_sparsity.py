@@ -10,7 +10,7 @@ from smallnet import constant, small_model
 from segc.compress.cast import FP16, cast_graph
 from segc.compress.placement import place
 from segc.compress.quantize import quantize_graph
-from segc.export.sparsity import dense_nodes, weight_patterns
+from segc.export.sparsity import weight_patterns
 
 
 def halved(values: np.ndarray, axis: int) -> np.ndarray:
@@ -26,6 +26,10 @@ def sparse_model(names: tuple[str, ...] = ("inner_w", "down_w", "mix_w", "classi
         if item.name in names:
             item.CopyFrom(constant(item.name, halved(numpy_helper.to_array(item), 1)))
     return model
+
+
+def dense_nodes(model: ModelProto) -> list[str]:
+    return [pattern.node for pattern in weight_patterns(model) if pattern.dense]
 
 
 def test_every_precision_keeps_the_pattern() -> None:
