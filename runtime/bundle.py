@@ -186,6 +186,12 @@ def graph_path(folder: Path | str, manifest: Manifest, precision: str) -> Path:
     return _verified(Path(folder), graph, "Export the bundle again.")
 
 
+def is_of_its_graph(manifest: Manifest, engine: Engine) -> bool:
+    """True when an engine was built from the graph that the bundle holds now."""
+    graph = manifest.graphs.get(engine.source)
+    return graph is not None and graph.sha256 == engine.graph_sha256
+
+
 def graph_precision(manifest: Manifest, precision: str) -> str:
     """Precision of the graph that runs in a precision: the same; where there is none, of the graph its engine was built from."""
     built = {engine.precision: engine.source for engine in manifest.engines}

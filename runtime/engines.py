@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segc.core.errors import UserError
-from segc.runtime.bundle import Engine, Manifest, build_command
+from segc.runtime.bundle import Engine, Manifest, build_command, is_of_its_graph
 from segc.runtime.cuda import Cuda
 from segc.runtime.runner import BACKENDS
 
@@ -72,8 +72,7 @@ def pick_engine(bundle: Path, manifest: Manifest, precision: str, backend: str, 
     chosen = fitting[-1]
     if chosen.weights_stripped:
         raise UserError(f"{chosen.file} has no weights: it was built stripped.", f"Build it whole: {build}")
-    graph = manifest.graphs.get(chosen.source)
-    if graph is None or graph.sha256 != chosen.graph_sha256:
+    if not is_of_its_graph(manifest, chosen):
         raise UserError(
             f"{chosen.file} was built from another {chosen.source!r} graph than the bundle holds now.", f"Build it again: {build}"
         )

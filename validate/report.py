@@ -10,6 +10,7 @@ from typing import Any
 from segc.core.errors import UserError
 from segc.core.files import write_json, write_text
 from segc.core.rows import environment, value_of
+from segc.export.engine.proof import engine_rows
 from segc.runtime.bundle import Manifest, graph_path, graph_precision, read_manifest
 from segc.validate.chain import chain_of
 from segc.validate.details import PLACE_METRICS
@@ -45,6 +46,7 @@ def write_report(bundle: Path | str, before: Sequence[Path] = (), thresholds: Se
     data, chain = gather(bundle), chain_of([*before, bundle])
     data |= {"chain": chain, "pareto": pareto_chart(chain["points"]), "thresholds": judged(thresholds, data["compressed"])}
     data["ladder"] = _ladder(bundle)
+    data["engines"] = [row.model_dump() for row in engine_rows(read_manifest(bundle))]
     folder = bundle / FOLDER
     panels, missing = worst_panels(bundle, data["compressed"])
     write_json(folder / "report.json", _without_paths(data))

@@ -9,6 +9,8 @@ from typing import Any
 from segc.core.errors import CheckFailed
 from segc.core.rows import Row
 from segc.export.engine.layers import Layer
+from segc.runtime.bundle import Manifest, is_of_its_graph
+from segc.runtime.engines import library_title
 
 _TOLD = 12
 MOST_IN_FP32 = 0.5
@@ -34,6 +36,16 @@ def rows(found: Mapping[str, Any], conditions: Mapping[str, Any]) -> list[Row]:
         for role, by_precision in found["layers"].items()
         for precision, value in by_precision.items()
     ]
+
+
+def engine_rows(manifest: Manifest) -> list[Row]:
+    """The table of every engine of a bundle that was built from a graph it holds now."""
+    found = []
+    for engine in manifest.engines:
+        if is_of_its_graph(manifest, engine):
+            title = f"{engine.precision}, {library_title(engine.flavour)} {engine.version}, compute capability {engine.compute_capability}"
+            found += rows({"layers": {}, **engine.notes}, {"engine": title, "file": engine.file})
+    return found
 
 
 def check_precision(found: Mapping[str, Any], precision: str) -> None:

@@ -17,7 +17,7 @@ from segc.core.errors import UserError
 from segc.core.files import sha256_file
 from segc.data.dataset import open_dataset
 from segc.runtime.benchmark import benchmark
-from segc.runtime.bundle import Graph, read_manifest, write_manifest
+from segc.runtime.bundle import Engine, Graph, Profile, read_manifest, write_manifest
 from segc.validate.bootstrap import Bootstrap
 from segc.validate.evaluate import validate
 from segc.validate.pareto import pareto_chart
@@ -49,6 +49,32 @@ def test_a_report_of_what_was_measured(bundle: Path) -> None:
     assert [line["precision"] for line in data["targets"]] == ["fp32", "int8"] and data["outdated"] == []
     assert data["chosen"]["precision"] == "int8" and data["chosen"]["p50_ms"] > 0
     assert data["timings"][0]["conditions"]["precision"] == "int8"
+
+
+def test_precisions_of_engines_are_shown_while_their_graph_is_there(bundle: Path) -> None:
+    shape, manifest = (1, 20, 30), read_manifest(bundle)
+    engine = Engine(
+        file="engines/rtx-1.7.1.116-sm86/int8.engine",
+        sha256="0",
+        precision="int8",
+        graph_sha256=manifest.graphs["int8"].sha256,
+        flavour="rtx",
+        version="1.7.1.116",
+        compute_capability="8.6",
+        machine="x86_64 Linux",
+        profile=Profile(min=shape, opt=shape, max=shape),
+        command="tensorrt_rtx",
+        notes={"layers": {"matrix": {"fp32": 1, "int8": 37}, "other": {"fp32": 36}}},
+    )
+    older = engine.model_copy(update={"graph_sha256": "0" * 64, "compute_capability": "8.9"})
+    write_manifest(bundle, manifest.model_copy(update={"engines": [engine, older, engine.model_copy(update={"notes": {}})]}))
+    rows = reported(bundle)["engines"]
+    told = [(row["conditions"]["role"], row["conditions"]["computes_in"], row["value"]) for row in rows]
+    assert told == [("matrix", "fp32", 1), ("matrix", "int8", 37), ("other", "fp32", 36)]
+    line = "| int8, TensorRT-RTX 1.7.1.116, compute capability 8.6 | matrix | int8 | 37 |"
+    written = (bundle / "report" / "report.md").read_text()
+    assert line in written and "capability 8.9" not in written
+    assert "<h2>Precision of the engines</h2>" in (bundle / "report" / "report.html").read_text()
 
 
 def test_intervals_and_places_are_shown(tmp_path: Path) -> None:
