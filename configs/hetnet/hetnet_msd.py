@@ -1,7 +1,7 @@
 # HetNet for MSD: 150 epochs of 256 batches of 12; the rate rises linearly to 0.01 in the middle and falls again (a tenth for the backbone).
 # The published training steps the rate by epoch and draws each batch's size from 224 to 352; for the ImageNet weights of its backbone give
 # model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...).
-_base_ = ['../_base_/hetnet.py', '../_base_/mirror.py', 'mmseg::_base_/default_runtime.py']
+_base_ = ['../_base_/hetnet.py', '../_base_/mirror.py', '../_base_/iterations.py', 'mmseg::_base_/default_runtime.py']
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='SGD', lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4),
@@ -12,9 +12,4 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1.0, end_factor=2 / 151, by_epoch=False, begin=max_iters // 2, end=max_iters),
 ]
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=3840)
-default_hooks = dict(
-    timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
-    param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=3840),
-    sampler_seed=dict(type='DistSamplerSeedHook'))
+default_hooks = dict(checkpoint=dict(interval=3840))
