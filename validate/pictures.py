@@ -16,6 +16,7 @@ from segc.core.contract import Contract
 from segc.core.errors import UserError
 from segc.core.images import Image, encode_image
 from segc.data.dataset import Pair, SegmentationSet, open_dataset
+from segc.runtime.bundle import read_manifest
 from segc.runtime.overlay import colour_map
 from segc.runtime.runner import open_runner
 from segc.runtime.segmenter import Segmenter
@@ -42,7 +43,7 @@ def worst_panels(bundle: Path, validation: dict[str, Any], count: int = COUNT) -
         count: how many images, least agreement first, and how many crops, most lost first.
     """
     against = validation["against"]
-    if against is None or against["precision"] == validation["precision"] or against["target"].partition("@")[0] != bundle.resolve().name:
+    if against is None or against["precision"] == validation["precision"] or not _is_graph_of(bundle, against):
         return _NONE, "The compressed graph was not validated against the bundle's full graph."
     try:
         dataset = open_dataset(validation["dataset"]["root"], validation["dataset"]["layout"], validation["dataset"]["split"])
@@ -57,6 +58,12 @@ def worst_panels(bundle: Path, validation: dict[str, Any], count: int = COUNT) -
     finally:
         for runner in runners:
             runner.close()
+
+
+def _is_graph_of(bundle: Path, side: dict[str, Any]) -> bool:
+    """Whether a side of a validation is a graph that the bundle holds: by content, as bundles are renamed and moved."""
+    graph = read_manifest(bundle).graphs.get(side["precision"])
+    return graph is not None and graph.sha256 == side["graph_sha256"]
 
 
 def _panels(

@@ -51,6 +51,11 @@ def test_a_report_of_what_was_measured(bundle: Path) -> None:
     assert data["timings"][0]["conditions"]["precision"] == "int8"
 
 
+def test_a_bundle_of_another_name_shows_its_worst_images(bundle: Path) -> None:
+    """Its int8 graph was validated against its own fp32 graph, when the folder was named otherwise."""
+    assert "data:image/" in write_report(bundle.rename(bundle.parent / "renamed")).read_text()
+
+
 def test_precisions_of_engines_are_shown_while_their_graph_is_there(bundle: Path) -> None:
     shape, manifest = (1, 20, 30), read_manifest(bundle)
     engine = Engine(
