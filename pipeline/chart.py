@@ -87,8 +87,10 @@ def _point(each: dict[str, Any], budget: float, wins: bool, across: _Axis, up: _
     told = f"{each['name']}: {each['drop']:+.2f} points, at most {each['upper']:+.2f}, {each['ms']:.2f} ms"
     yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{7 if wins else 4}" fill="{colour}"><title>{escape(told)}</title></circle>'
     label = each["name"] if each["name"] in ("all int8", "fp16", "fp32") else ""
-    if wins or label:
-        yield _text(x + 9, y - 7, ", ".join(filter(None, (label, "winner" if wins else ""))), size=11, weight="bold" if wins else "normal")
+    if label:
+        yield _text(x + 9, y - 7, label, size=11)
+    if wins:
+        yield _text(x + 9, y + 17, "winner", size=11, weight="bold")
 
 
 def _front(attempts: Sequence[dict[str, Any]], across: _Axis, up: _Axis) -> str:
