@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from segc.core.contract import CONTRACT_KEY, Contract
 from segc.core.files import sha256_file
+from segc.core.images import write_image
 from segc.runtime.bundle import Graph, Manifest, write_manifest
 
 HEIGHT, WIDTH = 32, 48
@@ -79,10 +83,26 @@ def photos(folder: Path) -> list[Path]:
     import cv2
     from skimage import data
 
-    from segc.core.images import write_image
-
     paths = []
     for name in ("astronaut", "chelsea", "coffee"):
         paths.append(folder / f"{name}.png")
         write_image(paths[-1], cv2.resize(getattr(data, name)(), (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA))
     return paths
+
+
+def write_spec(root: Path) -> None:
+    """The description of a labelled set of ``CONTRACT``'s classes."""
+    spec = {"name": "small", "classes": CONTRACT.classes, "palette": [list(colour) for colour in CONTRACT.palette]}
+    (root / "dataset.json").write_text(json.dumps(spec))
+
+
+def linked_set(root: Path, count: int, label: NDArray[np.uint8]) -> Path:
+    """A labelled set of ``count`` names for a few photographs and one label (HEIGHT, WIDTH)."""
+    write_spec(root)
+    write_image(root / "label.png", label)
+    sources = photos(root)
+    for index in range(count):
+        for kind, source in (("images", sources[index % len(sources)]), ("labels", root / "label.png")):
+            (root / kind / "val").mkdir(parents=True, exist_ok=True)
+            os.link(source, root / kind / "val" / f"{index:04d}.png")
+    return root

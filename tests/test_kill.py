@@ -20,9 +20,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from smallnet import CONTRACT, HEIGHT, WIDTH, photos, small_bundle
+from smallnet import HEIGHT, WIDTH, linked_set, small_bundle
 
-from segc.core.images import write_image
 from segc.data.render import RenderOptions, render_dataset
 
 KILLS, SEED = int(os.environ.get("SEGC_KILLS", "3")), 7
@@ -93,17 +92,8 @@ def content(folder: Path, *patterns: str) -> Kept:
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A set of many names for a few photographs."""
-    root = tmp_path_factory.mktemp("set")
-    spec = {"name": "small", "classes": CONTRACT.classes, "palette": [list(colour) for colour in CONTRACT.palette]}
-    (root / "dataset.json").write_text(json.dumps(spec))
     label = np.random.default_rng(0).integers(0, 3, (HEIGHT, WIDTH), np.uint8)
-    write_image(root / "label.png", label)
-    sources = photos(root)
-    for index in range(IMAGES):
-        for kind, source in (("images", sources[index % len(sources)]), ("labels", root / "label.png")):
-            (root / kind / "val").mkdir(parents=True, exist_ok=True)
-            os.link(source, root / kind / "val" / f"{index:04d}.png")
-    return root
+    return linked_set(tmp_path_factory.mktemp("set"), IMAGES, label)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

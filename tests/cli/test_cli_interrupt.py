@@ -14,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from smallnet import CONTRACT, HEIGHT, WIDTH, photos, small_bundle
+from smallnet import HEIGHT, WIDTH, linked_set, small_bundle
 
 from segc.calib.calibrate import calibrate
-from segc.core.images import write_image
 from segc.runtime.bundle import graph_path, read_manifest
 
 COPIES = 400
@@ -63,17 +62,7 @@ def content(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A labelled set of many names for a few photographs: enough work to be interrupted in."""
-    root = tmp_path_factory.mktemp("set")
-    spec = {"name": "small", "classes": CONTRACT.classes, "palette": [list(colour) for colour in CONTRACT.palette]}
-    (root / "dataset.json").write_text(json.dumps(spec))
-    label = root / "label.png"
-    write_image(label, np.zeros((HEIGHT, WIDTH), np.uint8))
-    sources = photos(root)
-    for index in range(COPIES):
-        for kind, source in (("images", sources[index % len(sources)]), ("labels", label)):
-            (root / kind / "val").mkdir(parents=True, exist_ok=True)
-            os.link(source, root / kind / "val" / f"{index:04d}.png")
-    return root
+    return linked_set(tmp_path_factory.mktemp("set"), COPIES, np.zeros((HEIGHT, WIDTH), np.uint8))
 
 
 @pytest.fixture(scope="module")

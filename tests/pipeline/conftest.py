@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import numpy as np
 import onnx
 import pytest
 from clocks import Clock
-from smallnet import CONTRACT, photos, small_bundle
+from scenes import small_training
+from smallnet import photos, small_bundle, write_spec
 
 from segc.calib.calibrate import calibrate
 from segc.core.images import read_image, write_image
@@ -36,8 +36,7 @@ def labelled_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         found = runner.run(read_image(path)[None])[0]
         wrong = random.random(found.shape) < 0.2
         write_image(data / "labels" / "val" / path.name, np.where(wrong, random.integers(0, 3, found.shape), found).astype(np.uint8))
-    spec = {"name": "small", "classes": CONTRACT.classes, "palette": [list(colour) for colour in CONTRACT.palette]}
-    (data / "dataset.json").write_text(json.dumps(spec))
+    write_spec(data)
     calibrate(bundle, images, count=3, threads=1)
     provenance = {"data": {"root": str(data), "layout": "folder", "split": "val"}}
     write_manifest(bundle, read_manifest(bundle).model_copy(update={"provenance": provenance}))
@@ -60,16 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with its config, whose data are six scenes."""
     folder = tmp_path_factory.mktemp("trained")
     root = render_dataset(folder / "street", RenderOptions(width=96, height=64, train=6, val=3))
-    overrides = {
-        **{f"{split}_dataloader.dataset.root": str(root) for split in ("train", "val", "test")},
-        "train_dataloader.batch_size": 2,
-        "model.data_preprocessor.size": (32, 48),
-        "model.backbone.base_channels": 16,
-        "model.backbone.stem_channels": 16,
-        "model.neck.in_channels": [16, 32, 64, 128],
-        "train_dataloader.dataset.pipeline.1.scale": (96, 64),
-        "train_dataloader.dataset.pipeline.2.crop_size": (32, 48),
-    }
+    overrides = small_training(root, channels=16)
     save_network(load_network(QUICKSTART, None, overrides=overrides, random_weights=True), folder / "trained.safetensors")
     return folder / "trained.safetensors"
 

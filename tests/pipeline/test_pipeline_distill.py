@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,8 @@ import pytest
 import torch
 from mmengine.runner import Runner
 from torch import Tensor
-from typer.testing import CliRunner
+from verbs import run_json
 
-from segc.cli.main import app
 from segc.compress.distill.setup import Distillation
 from segc.compress.prune import PruneOptions
 from segc.compress.targets import Target
@@ -117,17 +115,12 @@ def test_pruning_learns_from_a_teacher(network: Network, trained: Path, tmp_path
     assert load_network(None, output).cfg.get("training_wrapper") is None
 
 
-def _run(*words: object) -> tuple[int, dict[str, Any]]:
-    result = CliRunner().invoke(app, [*map(str, words), "--json"])
-    return result.exit_code, json.loads(result.stdout)
-
-
 def test_the_verb_distils_a_checkpoint_and_a_config_from_scratch(trained: Path, network: Network, half: Path, tmp_path: Path) -> None:
-    code, told = _run("distill", half, "--teacher", trained, "-o", tmp_path / "a.safetensors", "--iterations", 1, "--loss", "dist")
+    code, told = run_json("distill", half, "--teacher", trained, "-o", tmp_path / "a.safetensors", "--iterations", 1, "--loss", "dist")
     assert code == 0 and told["data"]["losses"] == ["dist"] and told["data"]["iterations"] == 1
     network.cfg.dump(tmp_path / "config.py")
     words = ["--override", "train_cfg.max_iters=1", "--override", "train_cfg.val_interval=1"]
-    code, told = _run("distill", tmp_path / "config.py", "--teacher", trained, "-o", tmp_path / "b.safetensors", *words)
+    code, told = run_json("distill", tmp_path / "config.py", "--teacher", trained, "-o", tmp_path / "b.safetensors", *words)
     assert code == 0 and list(_state(tmp_path / "b.safetensors")) == list(_state(trained))
 
 
@@ -143,12 +136,12 @@ def test_the_verb_distils_a_checkpoint_and_a_config_from_scratch(trained: Path, 
     ids=str,
 )
 def test_the_verb_tells_mistakes(half: Path, trained: Path, tmp_path: Path, words: list[str], told: str) -> None:
-    code, result = _run("distill", half, "--teacher", trained, "-o", tmp_path / "out.safetensors", *words)
+    code, result = run_json("distill", half, "--teacher", trained, "-o", tmp_path / "out.safetensors", *words)
     assert code == 2 and told in result["error"]
 
 
 def test_iterations_of_a_schedule_are_refused(trained: Path, tmp_path: Path) -> None:
-    code, result = _run(
+    code, result = run_json(
         "distill", "segc::quickstart/quickstart.py", "--teacher", trained, "-o", tmp_path / "x.safetensors", "--iterations", 5
     )
     assert code == 2 and "train_cfg.max_iters" in result["error"]
@@ -164,7 +157,7 @@ def test_iterations_of_a_schedule_are_refused(trained: Path, tmp_path: Path) -> 
     ids=str,
 )
 def test_pruning_refuses_a_teacher_that_would_teach_nothing(trained: Path, tmp_path: Path, words: list[Any], told: str) -> None:
-    code, result = _run("prune", trained, "-o", tmp_path / "x.safetensors", *words)
+    code, result = run_json("prune", trained, "-o", tmp_path / "x.safetensors", *words)
     assert code == 2 and told in result["error"]
 
 

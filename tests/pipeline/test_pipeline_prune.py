@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
+from verbs import run_json
 
-from segc.cli.main import app
 from segc.compress.prune import PruneOptions, Pruner
 from segc.compress.targets import Target
 from segc.core.errors import UserError
@@ -67,16 +65,11 @@ def test_steps_without_training_are_refused(network: Network, tmp_path: Path) ->
         prune(network, Target("ratio", 0.5), tmp_path / "x.safetensors", steps=2)
 
 
-def _run(*words: object) -> tuple[int, dict[str, Any]]:
-    result = CliRunner().invoke(app, ["prune", *map(str, words), "--json"])
-    return result.exit_code, json.loads(result.stdout)
-
-
 def test_the_verb_shows_without_writing_then_writes(trained: Path, tmp_path: Path) -> None:
     output = tmp_path / "pruned.safetensors"
-    code, shown = _run(trained, "--flops", 0.6, "-o", output, "--show")
+    code, shown = run_json("prune", trained, "--flops", 0.6, "-o", output, "--show")
     assert code == 0 and not output.exists()
-    code, told = _run(trained, "--flops", 0.6, "-o", output)
+    code, told = run_json("prune", trained, "--flops", 0.6, "-o", output)
     assert code == 0 and told["data"]["after"] == shown["data"]["after"]
     after = dict(load_network(None, output).model.named_modules())
     for group in shown["data"]["groups"]:
@@ -98,5 +91,5 @@ def test_the_verb_shows_without_writing_then_writes(trained: Path, tmp_path: Pat
     ids=str,
 )
 def test_the_verb_tells_mistakes(trained: Path, words: list[str], told: str) -> None:
-    code, result = _run(trained, *words)
+    code, result = run_json("prune", trained, *words)
     assert code == 2 and told in result["error"]

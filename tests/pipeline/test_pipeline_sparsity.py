@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
 import torch
-from typer.testing import CliRunner
+from verbs import run_json
 
-from segc.cli.main import app
 from segc.core.errors import CheckFailed, UserError
 from segc.data.dataset import open_dataset
 from segc.export.exporter import export_network
@@ -67,12 +64,13 @@ def test_export_keeps_it_and_inspect_tells(sparse: Path, trained: Path, tmp_path
     model = onnx.load(tmp_path / "bundle" / "model.onnx")
     sparse_nodes = [pattern for pattern in weight_patterns(model) if not pattern.reason]
     assert len(sparse_nodes) == len([name for name in hook["tensors"] if not name.startswith("auxiliary")])
-    told = _run("inspect", tmp_path / "bundle")[1]["data"]["graphs"]["fp32"]
+    told = run_json("inspect", tmp_path / "bundle")[1]["data"]["graphs"]["fp32"]
     patterns = weight_patterns(model)
     assert told["layers_2_4"] == f"{len(sparse_nodes)} of {len(patterns)}"
     assert told["dense_layers"] == [pattern.node for pattern in patterns if pattern.dense]
     assert (
-        _run("inspect", sparse)[1]["data"]["layers_2_4"] == len(hook["tensors"]) and _run("inspect", trained)[1]["data"]["layers_2_4"] == 0
+        run_json("inspect", sparse)[1]["data"]["layers_2_4"] == len(hook["tensors"])
+        and run_json("inspect", trained)[1]["data"]["layers_2_4"] == 0
     )
 
 
@@ -91,18 +89,13 @@ def test_weights_that_are_no_numbers_are_named(trained: Path, tmp_path: Path) ->
     assert not (tmp_path / "x.safetensors").exists()
 
 
-def _run(*words: object) -> tuple[int, dict[str, Any]]:
-    result = CliRunner().invoke(app, [*map(str, words), "--json"])
-    return result.exit_code, json.loads(result.stdout)
-
-
 def test_the_verb_shows_then_writes(trained: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.safetensors"
-    code, shown = _run("prune", trained, "--sparsity", "2:4", "--show", "-o", output)
+    code, shown = run_json("prune", trained, "--sparsity", "2:4", "--show", "-o", output)
     assert (
         code == 0 and not output.exists() and shown["data"]["dense"] == {"backbone.stem.0": "its 3 input channels are not divisible by 4"}
     )
-    code, told = _run("prune", trained, "--sparsity", "2:4", "-o", output)
+    code, told = run_json("prune", trained, "--sparsity", "2:4", "-o", output)
     assert code == 0 and output.exists() and told["data"]["tensors"] == shown["data"]["tensors"]
 
 
@@ -119,5 +112,5 @@ def test_the_verb_shows_then_writes(trained: Path, tmp_path: Path) -> None:
     ids=str,
 )
 def test_the_verb_tells_mistakes(trained: Path, tmp_path: Path, words: list[str], told: str) -> None:
-    code, result = _run("prune", trained, *words, "-o", tmp_path / "x.safetensors")
+    code, result = run_json("prune", trained, *words, "-o", tmp_path / "x.safetensors")
     assert code == 2 and told in result["error"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scenes import small_training
 
 from segc.data.dataset import open_dataset
 from segc.data.render import RenderOptions, render_dataset
@@ -37,14 +38,7 @@ def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(street: Path) -> dict[str, Any]:
     """Overrides that make a four-iteration training of ``QUICKSTART``, validated every second one."""
     return {
-        **{f"{split}_dataloader.dataset.root": str(street) for split in ("train", "val", "test")},
-        "train_dataloader.batch_size": 2,
-        "model.data_preprocessor.size": (32, 48),
-        "model.backbone.base_channels": 8,
-        "model.backbone.stem_channels": 8,
-        "model.neck.in_channels": [8, 16, 32, 64],
-        "train_dataloader.dataset.pipeline.1.scale": (96, 64),
-        "train_dataloader.dataset.pipeline.2.crop_size": (32, 48),
+        **small_training(street, channels=8),
         "default_hooks.checkpoint.interval": 1,
         "train_cfg.max_iters": 4,
         "train_cfg.val_interval": 2,
