@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 Source = Annotated[str, typer.Argument(help="A bundle, a checkpoint with its config, or a config with --weights.")]
 Weights = Annotated[Path | None, typer.Option(help="Checkpoint of the config.")]
 Data = Annotated[Path | None, typer.Option(help="Dataset folder. Default: the one the bundle or the config names.")]
-WorkDir = Annotated[Path | None, typer.Option(help="Folder of everything that is written. Default: SOURCE-search, beside the source.")]
+WorkDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder of all that is written. Default: SOURCE-search beside a bundle or checkpoint, in work_dirs for a config."),
+]
 BackendName = Annotated[str | None, typer.Option(help="onnxruntime or openvino. Default: the bundle's preferred one, else onnxruntime.")]
 Limit = Annotated[int | None, typer.Option(min=2, help="Only the first images.")]
 Runs = Annotated[int, typer.Option(min=1, help="Timed runs of each graph.")]
