@@ -45,7 +45,7 @@ def write_report(bundle: Path | str, before: Sequence[Path] = (), thresholds: Se
     bundle = Path(bundle)
     data, chain = gather(bundle), chain_of([*before, bundle])
     data |= {"chain": chain, "pareto": pareto_chart(chain["points"]), "thresholds": judged(thresholds, data["compressed"])}
-    data["ladder"] = _ladder(bundle)
+    data |= _second_looks(bundle, data["outdated"])
     data["engines"] = [row.model_dump() for row in engine_rows(read_manifest(bundle))]
     folder = bundle / FOLDER
     panels, missing = worst_panels(bundle, data["compressed"])
@@ -88,12 +88,24 @@ def gather(bundle: Path) -> dict[str, Any]:
     }
 
 
-def _ladder(bundle: Path) -> list[dict[str, Any]]:
-    """What ``segc parity`` found on the bundle's graphs."""
-    return [
-        {key: result[key] for key in ("target", "against", "passed", "stages", "dataset")}
-        for result in current_results(bundle, read_manifest(bundle), "parity")[0]
-    ]
+def _second_looks(bundle: Path, outdated: list[str]) -> dict[str, Any]:
+    """What ``segc parity`` and ``segc validate --ece`` found on the bundle's graphs, and the files of older ones beside those known."""
+    manifest = read_manifest(bundle)
+    (ladder, old), (reliability, older) = (current_results(bundle, manifest, kind) for kind in ("parity", "reliability"))
+    return {
+        "ladder": [{key: result[key] for key in ("target", "against", "passed", "stages", "dataset")} for result in ladder],
+        "reliability": [
+            {
+                "precision": result["precision"],
+                "backend": result["backend"],
+                "ece": value_of(result, "ECE"),
+                "surer": value_of(result, "mean confidence - accuracy"),
+                "n": result["rows"][0]["n"],
+            }
+            for result in reliability
+        ],
+        "outdated": [*outdated, *old, *older],
+    }
 
 
 def _without_paths(data: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy import make_bundle, make_set
+from toy import DYNAMIC, make_bundle, make_set
 from typer.testing import CliRunner
 
 from segc.cli.main import app
@@ -21,6 +21,7 @@ from segc.runtime.bundle import Engine, Graph, Profile, read_manifest, write_man
 from segc.validate.bootstrap import Bootstrap
 from segc.validate.evaluate import validate
 from segc.validate.pareto import pareto_chart
+from segc.validate.reliability import reliability
 from segc.validate.report import write_report
 
 
@@ -206,6 +207,21 @@ def test_thresholds_are_judged_and_end_the_command(bundle: Path) -> None:
     page = (bundle / "report" / "report.html").read_text()
     assert page.count("<b>PASSED</b>") == 1 and page.count("<b>FAILED</b>") == 1 and "Signature" in page
     assert CliRunner().invoke(app, [*command, "--fail-if", "drop(mIoV) > 1"]).exit_code == 2
+
+
+def test_calibration_of_the_probabilities_is_shown_where_it_was_measured(tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path / "bundle", DYNAMIC.model_copy(update={"output": "logits"}))
+    dataset = open_dataset(make_set(tmp_path / "set"))
+    validate(str(folder), dataset)
+    assert "ECE" not in write_report(folder).read_text()
+    ece, surer = (row["value"] for row in reliability(str(folder), dataset)["rows"])
+    assert reported(folder)["reliability"] == [{"precision": "fp32", "backend": "onnxruntime", "ece": ece, "surer": surer, "n": 3}]
+    for kind, between in (("html", "</td><td>"), ("md", " | ")):
+        assert f"{ece:.2f}{between}{surer:+.2f}" in (folder / "report" / f"report.{kind}").read_text()
+    path = folder / "results" / "reliability.fp32.onnxruntime.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "graph_sha256": "0"}))
+    data = reported(folder)
+    assert data["reliability"] == [] and data["outdated"] == [path.name]
 
 
 def test_two_reports_are_compared(bundle: Path, tmp_path: Path) -> None:
